@@ -1,0 +1,365 @@
+//! Events: as clients hand them in ([`NewEvent`]), as the log keeps them ([`StoredEvents`]) and one by one ([`Event`]).
+
+use crate::types::{EventId, FieldError, Key, KeyName, Seq, Timestamp, Version};
+use crate::{convert, v1};
+use bytes::Bytes;
+use prost::Message as _;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// What an event does to its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventKind {
+    /// The key has this payload now.
+    Write,
+    /// The key does not exist any more.
+    Delete,
+}
+
+impl EventKind {
+    /// The word that users see: `write` or `delete`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// An event before it has a seq and a version. Within the limits of [`crate::limits`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    /// What it does.
+    pub kind: EventKind,
+    /// Event type; empty means none.
+    pub event_type: String,
+    /// Tags, in the caller's order.
+    pub tags: Vec<String>,
+    /// Metadata.
+    pub meta: BTreeMap<String, String>,
+    /// Body.
+    pub payload: Bytes,
+    /// Makes a retry recognisable.
+    pub event_id: EventId,
+}
+
+impl NewEvent {
+    /// Bytes of all its parts: what limits and queues count.
+    pub fn weight(&self) -> usize {
+        let tags: usize = self.tags.iter().map(String::len).sum();
+        let meta: usize = self
+            .meta
+            .iter()
+            .map(|(name, value)| name.len().saturating_add(value.len()))
+            .sum();
+        [
+            self.event_type.len(),
+            tags,
+            meta,
+            self.payload.len(),
+            size_of::<EventId>(),
+        ]
+        .iter()
+        .sum()
+    }
+}
+
+/// What a write demands of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Expectation {
+    /// Nothing.
+    #[default]
+    Any,
+    /// Never written, or deleted.
+    Absent,
+    /// Written and not deleted.
+    Exists,
+    /// The latest event has exactly this version; [`Version::ZERO`] means never written.
+    Exact(Version),
+}
+
+impl fmt::Display for Expectation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Absent => f.write_str("absent"),
+            Self::Exists => f.write_str("exists"),
+            Self::Exact(version) => write!(f, "exactly {version}"),
+        }
+    }
+}
+
+/// One stored event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Position in the global sequence.
+    pub seq: Seq,
+    /// The key it belongs to.
+    pub name: KeyName,
+    /// Position within the key.
+    pub version: Version,
+    /// What it did.
+    pub kind: EventKind,
+    /// Event type; empty means none.
+    pub event_type: String,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Metadata.
+    pub meta: BTreeMap<String, String>,
+    /// Body.
+    pub payload: Bytes,
+    /// Its UUID.
+    pub event_id: EventId,
+    /// When its number was allocated; never goes back along seq.
+    pub time: Timestamp,
+}
+
+impl Event {
+    /// Reads one event from its wire form.
+    ///
+    /// # Errors
+    /// [`EventError`] when the bytes are not an event.
+    pub fn decode(encoded: Bytes) -> Result<Self, EventError> {
+        convert::event(v1::Event::decode(encoded)?)
+    }
+}
+
+/// Bytes that are not events.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum EventError {
+    /// Not protobuf.
+    #[error("event cannot be decoded: {0}")]
+    Encoding(#[from] prost::DecodeError),
+    /// A field that no server writes so.
+    #[error("stored event is not valid: {0}")]
+    Field(#[from] FieldError),
+    /// A batch of no events, or one whose seqs or versions are not dense.
+    #[error("stored batch is not valid: {0}")]
+    Batch(&'static str),
+}
+
+/// The numbered events of one append to one key: the body of one log entry.
+///
+/// **Shape**: one or more events of one key, with dense seqs from `first_seq` and dense versions from
+/// `first_version`. `encoded` is a wire `EventBatch` of exactly these events; such batches can be joined by
+/// concatenation, which is how streams pass them on without decoding.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredEvents {
+    /// The key that all of them belong to.
+    pub name: KeyName,
+    /// Seq of the first event.
+    pub first_seq: Seq,
+    /// Version of the first event.
+    pub first_version: Version,
+    /// Event ids, in order; as many as there are events.
+    pub event_ids: Arc<[EventId]>,
+    /// Whether the last of them deletes the key.
+    pub deletes: bool,
+    /// Time of all of them.
+    pub time: Timestamp,
+    /// Wire form.
+    pub encoded: Bytes,
+}
+
+impl StoredEvents {
+    /// Numbers the events of one append.
+    ///
+    /// # Errors
+    /// [`EventError::Batch`] when `events` is empty.
+    pub fn number(
+        name: KeyName,
+        first_seq: Seq,
+        first_version: Version,
+        time: Timestamp,
+        events: Vec<NewEvent>,
+    ) -> Result<Self, EventError> {
+        let deletes = events.last().ok_or(EventError::Batch("no events"))?.kind == EventKind::Delete;
+        let event_ids = events.iter().map(|event| event.event_id).collect();
+        let mut seq = first_seq;
+        let mut version = first_version;
+        let mut batch = Vec::with_capacity(events.len());
+        for event in events {
+            batch.push(convert::numbered_event_to_wire(event, &name, seq, version, time));
+            seq = seq.next();
+            version = version.next();
+        }
+        let encoded = v1::EventBatch { events: batch }.encode_to_vec().into();
+        Ok(Self {
+            name,
+            first_seq,
+            first_version,
+            event_ids,
+            deletes,
+            time,
+            encoded,
+        })
+    }
+
+    /// Reads the wire form back, checking its shape.
+    ///
+    /// # Errors
+    /// [`EventError`] when the bytes are not such a batch.
+    pub fn decode(encoded: Bytes) -> Result<Self, EventError> {
+        let events = decode_batch(encoded.clone())?;
+        let (first, last) = match events.as_slice() {
+            [] => return Err(EventError::Batch("no events")),
+            [only] => (only, only),
+            [first, .., last] => (first, last),
+        };
+        let is_dense = events.iter().zip(0..).all(|(event, n)| {
+            event.seq == first.seq.plus(n)
+                && event.version == first.version.plus(n)
+                && event.name == first.name
+                && event.time == first.time
+        });
+        if !is_dense {
+            return Err(EventError::Batch("events are not dense in one key"));
+        }
+        Ok(Self {
+            name: first.name.clone(),
+            first_seq: first.seq,
+            first_version: first.version,
+            event_ids: events.iter().map(|event| event.event_id).collect(),
+            deletes: last.kind == EventKind::Delete,
+            time: first.time,
+            encoded,
+        })
+    }
+
+    /// How many events; at least 1.
+    pub fn count(&self) -> u64 {
+        u64::try_from(self.event_ids.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Seq of the last event.
+    pub fn last_seq(&self) -> Seq {
+        self.first_seq.plus(self.count().saturating_sub(1))
+    }
+
+    /// Version of the last event.
+    pub fn last_version(&self) -> Version {
+        self.first_version.plus(self.count().saturating_sub(1))
+    }
+
+    /// The key within its collection.
+    pub fn key(&self) -> &Key {
+        &self.name.key
+    }
+}
+
+impl fmt::Debug for StoredEvents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}..{}", self.name, self.first_version, self.last_version())?;
+        write!(f, " seq {}..{}", self.first_seq, self.last_seq())
+    }
+}
+
+/// Reads every event of a wire `EventBatch`.
+///
+/// # Errors
+/// [`EventError`] when the bytes are not events.
+pub fn decode_batch(encoded: Bytes) -> Result<Vec<Event>, EventError> {
+    v1::EventBatch::decode(encoded)?
+        .events
+        .into_iter()
+        .map(convert::event)
+        .collect()
+}
+
+/// Splits a wire `EventBatch` into its events, still encoded, without copying.
+///
+/// # Errors
+/// [`EventError::Encoding`] when the bytes are not a batch.
+pub fn split_batch(mut encoded: Bytes) -> Result<Vec<Bytes>, EventError> {
+    let mut events = Vec::new();
+    while !encoded.is_empty() {
+        let tag = prost::decode_length_delimiter(&mut encoded)?;
+        let length = prost::decode_length_delimiter(&mut encoded)?;
+        if tag != EVENT_FIELD_TAG || length > encoded.len() {
+            return Err(EventError::Batch("not a list of events"));
+        }
+        events.push(encoded.split_to(length));
+    }
+    Ok(events)
+}
+
+/// Joins encoded events into a wire `EventBatch`.
+///
+/// # Errors
+/// Never in practice: a buffer of bytes grows as needed.
+pub fn join_batch<'a>(events: impl IntoIterator<Item = &'a Bytes>) -> Result<Bytes, EventError> {
+    let mut batch = Vec::new();
+    for event in events {
+        let too_big = |_: prost::EncodeError| EventError::Batch("event is too large");
+        prost::encode_length_delimiter(EVENT_FIELD_TAG, &mut batch).map_err(too_big)?;
+        prost::encode_length_delimiter(event.len(), &mut batch).map_err(too_big)?;
+        batch.extend_from_slice(event);
+    }
+    Ok(batch.into())
+}
+
+/// Tag of `EventBatch.events`: field 1, length-delimited.
+const EVENT_FIELD_TAG: usize = (1 << 3) | 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn new_event(n: u128) -> NewEvent {
+        NewEvent {
+            kind: EventKind::Write,
+            event_type: "note".to_owned(),
+            tags: vec!["a".to_owned()],
+            meta: BTreeMap::from([("by".to_owned(), "me".to_owned())]),
+            payload: Bytes::from(vec![7; 300]),
+            event_id: EventId(Uuid::from_u128(n)),
+        }
+    }
+
+    fn stored(count: u128) -> StoredEvents {
+        let name = KeyName::new("default", "orders/17").unwrap();
+        let events = (1..=count).map(new_event).collect();
+        StoredEvents::number(name, Seq(40), Version(3), Timestamp(9), events).unwrap()
+    }
+
+    #[test]
+    fn round_trip_of_stored_events() {
+        let events = stored(3);
+        assert_eq!((events.last_seq(), events.last_version()), (Seq(42), Version(5)));
+        assert_eq!(StoredEvents::decode(events.encoded.clone()).unwrap(), events);
+    }
+
+    #[test]
+    fn batches_join_by_concatenation() {
+        let joined = [stored(2).encoded, stored(1).encoded].concat();
+        let seqs: Vec<_> = decode_batch(joined.into())
+            .unwrap()
+            .iter()
+            .map(|event| event.seq.get())
+            .collect();
+        assert_eq!(seqs, [40, 41, 40]);
+    }
+
+    #[test]
+    fn a_batch_splits_and_joins_to_the_same_bytes() {
+        let events = stored(3);
+        let split = split_batch(events.encoded.clone()).unwrap();
+        assert_eq!(split.len(), 3);
+        assert_eq!(Event::decode(split[1].clone()).unwrap().version, Version(4));
+        assert_eq!(join_batch(&split).unwrap(), events.encoded);
+    }
+
+    #[test]
+    fn rejects_batches_that_are_not_dense() {
+        let joined: Bytes = [stored(1).encoded, stored(1).encoded].concat().into();
+        assert!(matches!(StoredEvents::decode(joined), Err(EventError::Batch(_))));
+        assert!(matches!(
+            StoredEvents::decode(Bytes::new()),
+            Err(EventError::Batch(_))
+        ));
+        assert!(StoredEvents::decode(Bytes::from_static(b"\xff\xff")).is_err());
+    }
+}

@@ -1,0 +1,19 @@
+//! The vocabulary of RDB, shared by server and client. No I/O happens here.
+//!
+//! | module | what stands there |
+//! |---|---|
+//! | [`types`] | a newtype for every number and name with a meaning |
+//! | [`event`] | events as clients hand them in and as the log keeps them |
+//! | [`entry`] | entries of a seat's log |
+//! | [`limits`] | what is too big or too many, for both sides |
+//! | [`reason`] | the closed list of error reasons: code, whether anything happened, what to do |
+//! | [`convert`] | wire types to words and back |
+//! | [`v1`] | the generated gRPC code |
+
+pub mod convert;
+pub mod entry;
+pub mod event;
+pub mod limits;
+pub mod reason;
+pub mod types;
+pub mod v1;
