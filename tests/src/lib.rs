@@ -1,1 +1,42 @@
-//! placeholder
+//! What the cases in `tests/tests/` are made of.
+//!
+//! | module | what stands there |
+//! |---|---|
+//! | [`process`] | real `rdb-server` processes: start, wait until ready, stop, kill |
+//! | [`command`] | the `rdb-client` binary and what it answered |
+//! | [`wire`] | raw gRPC, so that cases do not depend on the client library |
+//! | [`workload`] | clients that write under load and keep an exact record of what they sent and were told |
+//! | [`checkers`] | one promise a file, judged from that record and from the change stream |
+//! | [`mutations`] | the named mutation for each promise, and the case that must go red under it |
+//! | [`random`], [`time`] | seeded choices; deadlines |
+//!
+//! Nothing here waits for a fixed time: a case waits for an event, under a deadline that only a fault reaches.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a harness fails its test by a panic that says where"
+)]
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    clippy::allow_attributes,
+    reason = "every helper of a harness may fail its test"
+)]
+
+pub mod checkers;
+pub mod command;
+pub mod mutations;
+pub mod process;
+pub mod random;
+pub mod time;
+pub mod wire;
+pub mod workload;
+
+/// Says a line on the terminal, also when the test runner keeps a passing test's output to itself.
+pub fn say(line: &str) {
+    use std::io::Write as _;
+    // Nobody may be reading any more; the test does not depend on it.
+    drop(writeln!(std::io::stderr(), "    {line}"));
+}

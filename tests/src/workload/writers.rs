@@ -1,0 +1,429 @@
+//! Clients that write, read and delete under load until their node goes away, and go on at its next start.
+//!
+//! What was under way when the node went away is not known. At the next start a writer repeats some of it with the
+//! same event ids, as the contract says that it may, and leaves the rest unknown for the checkers to judge.
+
+use super::{History, Observation, Operation, Placed, Sent, Tick, Ticks, Told};
+use crate::random::Random;
+use crate::time::soon;
+use crate::wire::{Api, AppendAnswers, Refusal};
+use bytes::Bytes;
+use rdb_proto::convert::expectation_to_wire;
+use rdb_proto::event::{EventKind, Expectation};
+use rdb_proto::reason::{Happened, Reason};
+use rdb_proto::types::{EventId, Version};
+use rdb_proto::v1;
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// How a writer sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// One request at a time: writes, appends, deletes and reads.
+    OneByOne,
+    /// Appends on one stream, this many under way.
+    Pipelined(usize),
+}
+
+/// One client, over all starts of the node.
+#[derive(Debug)]
+pub struct Writer {
+    name: String,
+    style: Style,
+    random: Random,
+    ticks: Arc<Ticks>,
+    shared_keys: u64,
+    record: History,
+    /// Outcome not known yet; each with a seq that the database had reached before it was first sent.
+    open: VecDeque<(Operation, u64)>,
+    /// Latest version that was told, per key.
+    versions: HashMap<String, Version>,
+    last_seq: u64,
+    written: u64,
+}
+
+/// Largest number of events in one append of a writer.
+const APPEND_EVENTS: u64 = 6;
+
+impl Writer {
+    /// A client with its own keys, and with `shared_keys` that it shares with the others.
+    pub fn new(name: &str, style: Style, shared_keys: u64, random: Random, ticks: &Arc<Ticks>) -> Self {
+        Self {
+            name: name.to_owned(),
+            style,
+            random,
+            ticks: Arc::clone(ticks),
+            shared_keys,
+            record: History::default(),
+            open: VecDeque::new(),
+            versions: HashMap::new(),
+            last_seq: 0,
+            written: 0,
+        }
+    }
+
+    /// Ends the record: what is still open stays unknown.
+    pub fn into_record(mut self) -> History {
+        let open = self.open.drain(..).map(|(operation, _)| operation);
+        self.record.operations.extend(open);
+        self.record
+    }
+
+    async fn run(mut self, address: SocketAddr, control: Control) -> Self {
+        if let Ok(api) = Api::try_connect(address).await {
+            match self.style {
+                Style::OneByOne => Box::pin(self.one_by_one(api, &control)).await,
+                Style::Pipelined(window) => Box::pin(self.pipelined(api, window, &control)).await,
+            }
+        }
+        self
+    }
+
+    async fn one_by_one(&mut self, mut api: Api, control: &Control) {
+        for (operation, since) in std::mem::take(&mut self.open) {
+            if self.random.one_in(3) {
+                self.record.operations.push(operation);
+            } else {
+                let answer = send(&mut api, &operation, Some(since)).await;
+                self.close(operation, since, answer, control);
+            }
+        }
+        while self.open.is_empty() && !control.is_stopping() {
+            if self.random.one_in(8) {
+                let key = self.key();
+                let sent = self.ticks.next();
+                let read = api.read(&key).await;
+                if !self.observe(key, sent, read.map(|event| event.version)) {
+                    return;
+                }
+            } else {
+                let operation = self.operation();
+                let answer = send(&mut api, &operation, None).await;
+                if matches!(&answer, Ok(results) if results.iter().any(|result| result.duplicate)) {
+                    panic!("a first attempt was answered as a duplicate: {operation:?}");
+                }
+                self.close(operation, self.last_seq, answer, control);
+            }
+        }
+    }
+
+    async fn pipelined(&mut self, mut api: Api, window: usize, control: &Control) {
+        let Ok((requests, mut answers)) = api.append_stream(window).await else {
+            return;
+        };
+        for (operation, since) in &self.open {
+            if requests
+                .send(append_request(operation, Some(*since)))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+        let mut requests = Some(requests);
+        loop {
+            if control.is_stopping() {
+                requests = None;
+            }
+            if let Some(requests) = &requests {
+                self.fill(requests, window).await;
+            }
+            if self.open.is_empty() || !self.take(&mut answers, control).await {
+                return;
+            }
+        }
+    }
+
+    async fn fill(&mut self, requests: &mpsc::Sender<v1::AppendRequest>, window: usize) {
+        while self.open.len() < window {
+            let operation = self.append();
+            let request = append_request(&operation, None);
+            self.open.push_back((operation, self.last_seq));
+            if requests.send(request).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes the next answer; whether the stream goes on.
+    async fn take(&mut self, answers: &mut AppendAnswers, control: &Control) -> bool {
+        let Ok(Some(answer)) = answers.next().await else {
+            return false;
+        };
+        let (operation, since) = self.open.pop_front().expect("an answer belongs to a request");
+        let open = self.open.len();
+        self.close(operation, since, answer, control);
+        self.open.len() == open
+    }
+
+    /// A key of its own, or one that is shared.
+    fn key(&mut self) -> String {
+        if self.shared_keys > 0 && self.random.one_in(3) {
+            format!("shared-{}", self.random.below(self.shared_keys))
+        } else {
+            format!("{}-{}", self.name, self.random.below(4))
+        }
+    }
+
+    fn operation(&mut self) -> Operation {
+        if !self.random.one_in(8) {
+            return self.append();
+        }
+        let key = self.key();
+        Operation {
+            key,
+            kind: EventKind::Delete,
+            events: vec![self.event(String::new())],
+            expect: Expectation::Exists,
+            sent: self.ticks.next(),
+            told: Told::Unknown,
+        }
+    }
+
+    fn append(&mut self) -> Operation {
+        let key = self.key();
+        let count = if self.random.one_in(3) {
+            1 + self.random.below(APPEND_EVENTS)
+        } else {
+            1
+        };
+        let events = (0..count).map(|_| self.write()).collect();
+        let known = self.versions.get(&key).copied().unwrap_or_default();
+        let expect = match self.random.below(8) {
+            0..4 => Expectation::Any,
+            4 | 5 => Expectation::Exact(known),
+            6 => Expectation::Absent,
+            _ => Expectation::Exists,
+        };
+        Operation {
+            key,
+            kind: EventKind::Write,
+            events,
+            expect,
+            sent: self.ticks.next(),
+            told: Told::Unknown,
+        }
+    }
+
+    fn write(&mut self) -> Sent {
+        self.written += 1;
+        let padding = "x".repeat(self.random.position(300));
+        let payload = format!("{} {} {padding}", self.name, self.written);
+        self.event(payload)
+    }
+
+    fn event(&mut self, payload: String) -> Sent {
+        Sent {
+            event_id: EventId(self.random.uuid()),
+            payload,
+        }
+    }
+
+    /// Writes down what came of an operation; what is not known stays open.
+    fn close(
+        &mut self,
+        mut operation: Operation,
+        since: u64,
+        answer: Result<Vec<v1::WriteResult>, Refusal>,
+        control: &Control,
+    ) {
+        let at = self.ticks.next();
+        operation.told = match answer {
+            Ok(results) => {
+                let placed: Vec<Placed> = results.iter().map(Placed::from).collect();
+                assert_eq!(placed.len(), operation.events.len(), "one place for each event");
+                if let Some(last) = placed.last() {
+                    self.versions.insert(operation.key.clone(), last.version);
+                    self.last_seq = self.last_seq.max(last.seq.get());
+                }
+                control.acknowledged(results.len());
+                Told::Acknowledged { at, placed }
+            }
+            Err(refusal) if refusal.reason == Some(Reason::VersionConflict) => {
+                let current = Version(refusal.number("current_version"));
+                self.versions.insert(operation.key.clone(), current);
+                Told::Conflict { at, current }
+            }
+            Err(refusal)
+                if refusal
+                    .reason
+                    .is_some_and(|reason| reason.happened() == Happened::No) =>
+            {
+                assert!(
+                    is_expected(refusal.reason),
+                    "{operation:?} was refused: {refusal:?}"
+                );
+                Told::Refused
+            }
+            Err(_) => {
+                self.open.push_back((operation, since));
+                return;
+            }
+        };
+        self.record.operations.push(operation);
+    }
+
+    /// Writes down what a read found; whether the node is still there.
+    fn observe(&mut self, key: String, sent: Tick, found: Result<Version, Refusal>) -> bool {
+        let answered = self.ticks.next();
+        let found = match found {
+            Ok(version) => Some(version),
+            Err(refusal) if refusal.reason == Some(Reason::KeyNotFound) => None,
+            Err(_) => return false,
+        };
+        self.record.observations.push(Observation {
+            key,
+            sent,
+            answered,
+            found,
+        });
+        true
+    }
+}
+
+/// Refusals that a load like this one may meet on a healthy node.
+fn is_expected(reason: Option<Reason>) -> bool {
+    let expected = [
+        Reason::KeyNotFound,
+        Reason::Overloaded,
+        Reason::ShuttingDown,
+        Reason::DiskFull,
+    ];
+    reason.is_some_and(|reason| expected.contains(&reason))
+}
+
+async fn send(
+    api: &mut Api,
+    operation: &Operation,
+    since: Option<u64>,
+) -> Result<Vec<v1::WriteResult>, Refusal> {
+    match (operation.kind, operation.events.as_slice()) {
+        (EventKind::Delete, _) => api
+            .delete_request(delete_request(operation, since))
+            .await
+            .map(|one| vec![one]),
+        (EventKind::Write, [_]) => api
+            .write_request(write_request(operation, since))
+            .await
+            .map(|one| vec![one]),
+        (EventKind::Write, _) => api.append(append_request(operation, since)).await,
+    }
+}
+
+fn wire_event(sent: &Sent) -> v1::NewEvent {
+    v1::NewEvent {
+        payload: Bytes::copy_from_slice(sent.payload.as_bytes()),
+        event_id: Bytes::copy_from_slice(sent.event_id.as_bytes()),
+        ..Default::default()
+    }
+}
+
+fn write_request(operation: &Operation, since: Option<u64>) -> v1::WriteRequest {
+    v1::WriteRequest {
+        key: operation.key.clone(),
+        expect: Some(expectation_to_wire(operation.expect)),
+        event: operation.events.first().map(wire_event),
+        retried_since: since,
+        ..Default::default()
+    }
+}
+
+fn append_request(operation: &Operation, since: Option<u64>) -> v1::AppendRequest {
+    v1::AppendRequest {
+        key: operation.key.clone(),
+        expect: Some(expectation_to_wire(operation.expect)),
+        events: operation.events.iter().map(wire_event).collect(),
+        retried_since: since,
+        ..Default::default()
+    }
+}
+
+fn delete_request(operation: &Operation, since: Option<u64>) -> v1::DeleteRequest {
+    v1::DeleteRequest {
+        key: operation.key.clone(),
+        expect: Some(expectation_to_wire(operation.expect)),
+        event: operation.events.first().map(wire_event),
+        retried_since: since,
+        ..Default::default()
+    }
+}
+
+/// What writers under way are told, and tell.
+#[derive(Debug, Clone)]
+struct Control {
+    stop: Arc<AtomicBool>,
+    acknowledged: watch::Sender<usize>,
+}
+
+impl Control {
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    fn acknowledged(&self, events: usize) {
+        self.acknowledged.send_modify(|count| *count += events);
+    }
+}
+
+/// Writers under way against one start of a node.
+#[derive(Debug)]
+pub struct Load {
+    writers: JoinSet<Writer>,
+    control: Control,
+}
+
+impl Load {
+    /// Starts them all.
+    pub fn start(writers: Vec<Writer>, address: SocketAddr) -> Self {
+        let control = Control {
+            stop: Arc::default(),
+            acknowledged: watch::Sender::new(0),
+        };
+        let mut set = JoinSet::new();
+        for writer in writers {
+            set.spawn(writer.run(address, control.clone()));
+        }
+        Self {
+            writers: set,
+            control,
+        }
+    }
+
+    /// Waits until this many events were acknowledged since the start.
+    pub async fn acknowledged(&self, events: usize) {
+        let mut count = self.control.acknowledged.subscribe();
+        let what = format!("{events} acknowledged events");
+        soon(&what, count.wait_for(|count| *count >= events))
+            .await
+            .expect("the load counts");
+    }
+
+    /// Tells the writers to finish what is under way and to stop.
+    pub async fn stop(self) -> Vec<Writer> {
+        self.control.stop.store(true, Ordering::SeqCst);
+        self.ended().await
+    }
+
+    /// Waits until the writers have ended because their node went away.
+    pub async fn ended(mut self) -> Vec<Writer> {
+        let mut writers = Vec::new();
+        while let Some(writer) = soon("the end of the load", self.writers.join_next()).await {
+            writers.push(writer.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
+        }
+        writers.sort_by(|a, b| a.name.cmp(&b.name));
+        writers
+    }
+}
+
+/// Puts the records of all writers together.
+pub fn record_of(writers: Vec<Writer>) -> History {
+    let mut history = History::default();
+    for writer in writers {
+        history.merge(writer.into_record());
+    }
+    history
+}
