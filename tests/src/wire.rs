@@ -414,6 +414,17 @@ pub fn append_of(key: &str, payloads: &[&str]) -> v1::AppendRequest {
     }
 }
 
+/// Demands that a call was refused for this reason, with the code that belongs to it.
+pub fn assert_reason<T: std::fmt::Debug>(answer: Answer<T>, reason: Reason) -> Refusal {
+    let refusal = answer.expect_err("it is refused");
+    assert_eq!(
+        (refusal.reason, refusal.code),
+        (Some(reason), reason.code()),
+        "{refusal:?}"
+    );
+    refusal
+}
+
 /// Passes bytes through as they are.
 #[derive(Debug, Clone, Copy)]
 struct RawCodec;

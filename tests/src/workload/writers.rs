@@ -419,6 +419,19 @@ impl Load {
     }
 }
 
+/// Writers of both styles, with keys of their own and some that they share.
+pub fn crew(count: usize, random: &mut Random, ticks: &Arc<Ticks>) -> Vec<Writer> {
+    let writer = |n| {
+        let style = if n % 2 == 0 {
+            Style::OneByOne
+        } else {
+            Style::Pipelined(16)
+        };
+        Writer::new(&format!("w{n}"), style, 3, random.fork(), ticks)
+    };
+    (0..count).map(writer).collect()
+}
+
 /// Puts the records of all writers together.
 pub fn record_of(writers: Vec<Writer>) -> History {
     let mut history = History::default();
