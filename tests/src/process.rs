@@ -42,6 +42,7 @@ pub fn binary(name: &str) -> PathBuf {
 pub struct Settings {
     environment: BTreeMap<String, String>,
     arguments: Vec<String>,
+    working_directory: Option<PathBuf>,
 }
 
 impl Settings {
@@ -61,6 +62,7 @@ impl Settings {
         Self {
             environment: owned.into(),
             arguments: Vec::new(),
+            working_directory: None,
         }
     }
 
@@ -85,6 +87,13 @@ impl Settings {
         self
     }
 
+    /// Sets the working directory of the process.
+    #[must_use]
+    pub fn within(mut self, directory: &Path) -> Self {
+        self.working_directory = Some(directory.to_owned());
+        self
+    }
+
     /// Starts the process and does not wait for anything.
     ///
     /// The environment of the test itself is not handed on, but for what names a mutation or collects coverage.
@@ -101,6 +110,9 @@ impl Settings {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
+        if let Some(directory) = &self.working_directory {
+            command.current_dir(directory);
+        }
         let mut child = command.spawn().expect("rdb-server can be started");
         let log = Log::of(&mut child);
         Starting { child, log }
