@@ -99,13 +99,11 @@ impl Answer {
     }
 
     /// Demands exit code 0.
-    #[must_use]
     pub fn succeeded(self) -> Self {
         self.exited(0)
     }
 
     /// Demands an exit code.
-    #[must_use]
     pub fn exited(self, code: i32) -> Self {
         assert_eq!(self.code, code, "exit code of {self:?}");
         self
