@@ -1,5 +1,5 @@
 //! Named mutations: for each promise a fault, built into the server behind its feature `sabotage`, that must turn a
-//! case red. `scripts/sabotage` builds that server and holds the table to its word.
+//! case red. `scripts/sabotage` builds that server and holds this table to its word.
 
 /// A fault in the server, and what must notice it.
 #[derive(Debug, Clone, Copy)]
@@ -8,11 +8,72 @@ pub struct Mutation {
     pub name: &'static str,
     /// The promise that it breaks.
     pub promise: &'static str,
-    /// Test binary that must go red.
+    /// File of `tests/tests/` that must go red.
     pub test: &'static str,
-    /// Case of that binary that must go red.
+    /// Case of that file that must go red.
     pub case: &'static str,
 }
 
+const fn mutation(
+    name: &'static str,
+    promise: &'static str,
+    test: &'static str,
+    case: &'static str,
+) -> Mutation {
+    Mutation {
+        name,
+        promise,
+        test,
+        case,
+    }
+}
+
+const KILLED: &str = "every_acknowledged_event_survives_kill_9_and_none_doubles";
+
 /// All of them.
-pub const MUTATIONS: &[Mutation] = &[];
+pub const MUTATIONS: &[Mutation] = &[
+    mutation("commit_before_persisted", "durability", "crash", KILLED),
+    mutation("split_append", "atomic append", "crash", KILLED),
+    mutation(
+        "duplicate_unchecked",
+        "exactly once on retry",
+        "standalone",
+        "a_retry_with_the_same_event_id_never_doubles",
+    ),
+    mutation(
+        "window_not_recovered",
+        "exactly once on retry, after a restart",
+        "standalone",
+        "a_retry_with_the_same_event_id_never_doubles",
+    ),
+    mutation(
+        "expectation_unchecked",
+        "expectations",
+        "standalone",
+        "an_expectation_that_does_not_hold_is_a_conflict",
+    ),
+    mutation(
+        "decide_ignores_waiting",
+        "expectations, under load",
+        "crash",
+        KILLED,
+    ),
+    mutation(
+        "mark_too_early",
+        "resolved marks",
+        "stream",
+        "the_stream_is_complete_from_any_start_and_marks_are_never_contradicted",
+    ),
+    mutation(
+        "torn_tail_kept",
+        "torn tail",
+        "damage",
+        "a_torn_tail_costs_at_most_the_last_write",
+    ),
+    mutation(
+        "damage_cut",
+        "damage is never cut",
+        "damage",
+        "a_flipped_bit_is_refused_or_does_no_harm",
+    ),
+];

@@ -1,0 +1,137 @@
+//! `scripts/sabotage [NAME…]`: shows that the tests notice. Builds the server with its named mutations, lets it make
+//! one after the other, and demands that the case that guards the promise goes red, and is green without.
+
+use rdb_tests::mutations::{MUTATIONS, Mutation};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output};
+
+fn main() -> io::Result<ExitCode> {
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    let chosen: Vec<&Mutation> = MUTATIONS
+        .iter()
+        .filter(|mutation| names.is_empty() || names.iter().any(|name| name == mutation.name))
+        .collect();
+    let unknown = names
+        .iter()
+        .find(|name| !MUTATIONS.iter().any(|mutation| mutation.name == **name));
+    if let Some(name) = unknown {
+        writeln!(io::stderr(), "error: there is no mutation {name}")?;
+        return Ok(ExitCode::from(2));
+    }
+    let bin_dir = build()?;
+    let mut out = io::stdout();
+    writeln!(out, "{:<26} {:<40} {:<9} noticed by", "mutation", "promise", "")?;
+    let mut missed = 0;
+    for mutation in chosen {
+        let verdict = judge(mutation, &bin_dir)?;
+        missed += u32::from(verdict != Verdict::Noticed);
+        let Mutation {
+            name,
+            promise,
+            test,
+            case,
+        } = mutation;
+        writeln!(
+            out,
+            "{name:<26} {promise:<40} {:<9} {test}: {case}",
+            verdict.word()
+        )?;
+    }
+    Ok(if missed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Noticed,
+    Missed,
+    /// The case is red without the mutation too, so that red says nothing.
+    RedAnyway,
+}
+
+impl Verdict {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Noticed => "noticed",
+            Self::Missed => "MISSED",
+            Self::RedAnyway => "BROKEN",
+        }
+    }
+}
+
+fn judge(mutation: &Mutation, bin_dir: &Path) -> io::Result<Verdict> {
+    if is_green(mutation, bin_dir, true)? {
+        return Ok(Verdict::Missed);
+    }
+    let is_sound = is_green(mutation, bin_dir, false)?;
+    Ok(if is_sound {
+        Verdict::Noticed
+    } else {
+        Verdict::RedAnyway
+    })
+}
+
+/// Whether the case is green, with the mutation or without.
+fn is_green(mutation: &Mutation, bin_dir: &Path, sabotaged: bool) -> io::Result<bool> {
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--quiet",
+        "-p",
+        "rdb-tests",
+        "--test",
+        mutation.test,
+        "--",
+        "--exact",
+        mutation.case,
+    ]);
+    command.env("RDB_BIN_DIR", bin_dir);
+    if sabotaged {
+        command.env("RDB_SABOTAGE", mutation.name);
+    }
+    let Output { status, stdout, .. } = command.output()?;
+    let text = String::from_utf8_lossy(&stdout);
+    if status.success() && text.contains(" 1 passed") {
+        return Ok(true);
+    }
+    if text.contains(" 1 failed") {
+        return Ok(false);
+    }
+    let what = format!("{} {} did not run:\n{text}", mutation.test, mutation.case);
+    Err(io::Error::other(what))
+}
+
+/// Builds the server with the mutations in it, apart from the one that is tested otherwise; where it is.
+fn build() -> io::Result<PathBuf> {
+    let target = workspace().join("target/sabotage");
+    let mut command = cargo();
+    command
+        .args([
+            "build",
+            "-p",
+            "rdb-server",
+            "--features",
+            "sabotage",
+            "--target-dir",
+        ])
+        .arg(&target);
+    if command.status()?.success() {
+        Ok(target.join("debug"))
+    } else {
+        Err(io::Error::other("the server with its mutations cannot be built"))
+    }
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
