@@ -33,6 +33,11 @@ impl Cli {
         }
     }
 
+    /// The server, as `host:port`.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// A command with its arguments, ready to run; the environment names the server.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = Command::new(binary("rdb-client"));

@@ -589,21 +589,12 @@ async fn the_environment_sets_what_flags_set() {
     );
     cli.line("read -k a").await.exited(3);
 
-    let server: std::net::SocketAddr = cli
-        .command([])
-        .as_std()
-        .get_envs()
-        .find_map(|(name, value)| (name == "RDB_SERVER").then_some(value?))
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let (ip, port) = cli.server().rsplit_once(':').unwrap();
     let mut command = cli.command(["read", "-k", "a", "--collection", "orders"]);
     command
         .env_remove("RDB_SERVER")
-        .env("SERVER_IP", server.ip().to_string());
-    command.env("SERVER_PORT", server.port().to_string());
+        .env("SERVER_IP", ip)
+        .env("SERVER_PORT", port);
     finish(command).await.succeeded();
 }
 

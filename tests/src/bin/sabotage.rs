@@ -105,7 +105,7 @@ fn is_green(mutation: &Mutation, bin_dir: &Path, sabotaged: bool) -> io::Result<
     Err(io::Error::other(what))
 }
 
-/// Builds the server with the mutations in it, apart from the one that is tested otherwise; where it is.
+/// Builds the server with the mutations in it, beside the usual one; where it is.
 fn build() -> io::Result<PathBuf> {
     let target = workspace().join("target/sabotage");
     let mut command = cargo();
