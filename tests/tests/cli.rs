@@ -1,5 +1,5 @@
-//! The command line is an interface that people script against: each command's JSON shape and exit code, as `CLI.md`
-//! of the project fixed them and README tells them.
+//! The command line is an interface that people script against: these cases pin the JSON shape and the exit codes of
+//! each command. More may come; what stands here stays.
 #![cfg(test)]
 
 use rdb_tests::command::{Answer, Cli, finish};
