@@ -32,6 +32,8 @@ mod commit;
 mod conditions;
 mod effect;
 mod fencing;
+#[cfg(test)]
+mod fortune;
 mod input;
 mod invariants;
 mod leader;
