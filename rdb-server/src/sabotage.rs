@@ -1,12 +1,12 @@
 //! Named mistakes that a test build can make on purpose, so that the tests prove that they would notice.
 //!
-//! Without the feature `sabotage` every [`is`] is a constant `false` and costs nothing. With it, the process that
-//! runs the tests selects one mistake by name with [`select`] before it starts; a promise whose mistake turns no
+//! Without the feature `sabotage` every `is` is a constant `false` and costs nothing. With it, the process that
+//! runs the tests selects one mistake by name with `select` before it starts; a promise whose mistake turns no
 //! test red is not tested.
 
 macro_rules! sabotages {
     ($($(#[$doc:meta])* $variant:ident = $name:literal;)*) => {
-        /// A mistake. The name is what [`select`] takes.
+        /// A mistake. The name is what `select` takes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Sabotage {
             $($(#[$doc])* $variant,)*

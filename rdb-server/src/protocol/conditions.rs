@@ -4,7 +4,7 @@
 //!
 //! 1. what the key index said when the proposal was looked up: committed;
 //! 2. the [`Overlay`]: appended under this epoch, committed or not;
-//! 3. [`Undecided`]'s batch: decided to be appended, still without numbers. Without this layer two writes that both
+//! 3. the batch under formation, [`Unnumbered`]: decided to be appended, still without numbers. Without this layer two writes that both
 //!    demand `exactly 5` would both become version 6, and a retry that meets its first attempt here would be
 //!    written twice.
 //!
@@ -14,10 +14,10 @@
 
 use super::effect::Outcome;
 use super::input::{KeyState, KnownEvent, Proposal};
-use super::overlay::Overlay;
+use super::overlay::{Overlay, SortedName};
 use crate::sabotage::{self, Sabotage};
 use rdb_proto::event::{EventKind, Expectation};
-use rdb_proto::types::{EventId, KeyName, LogIndex, Seq, Version};
+use rdb_proto::types::{EventId, LogIndex, Seq, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a proposal comes to.
@@ -39,7 +39,7 @@ pub(super) enum Decision {
 /// What a batch under formation will do to keys and event ids.
 #[derive(Debug, Default)]
 pub(super) struct Unnumbered {
-    keys: BTreeMap<KeyName, KeyState>,
+    keys: BTreeMap<SortedName, KeyState>,
     ids: BTreeSet<EventId>,
 }
 
@@ -55,7 +55,7 @@ impl Unnumbered {
                 .last()
                 .is_some_and(|event| event.kind == EventKind::Delete),
         };
-        self.keys.insert(proposal.name.clone(), state);
+        self.keys.insert(SortedName::new(&proposal.name), state);
         self.ids
             .extend(proposal.events.iter().map(|event| event.event_id));
     }
@@ -145,13 +145,14 @@ fn too_old(proposal: &Proposal) -> Option<EventId> {
 }
 
 fn decide_expectation(proposal: &Proposal, overlay: &Overlay, unnumbered: &Unnumbered) -> Decision {
-    let appended = overlay.key(&proposal.name);
+    let name = SortedName::new(&proposal.name);
+    let appended = overlay.key(&name);
     // The index may have been further than it announced when it was asked: the higher version is the later one.
     let (state, rests_on) = match appended {
         Some((state, index)) if state.version > proposal.committed.version => (state, index),
         Some(_) | None => (proposal.committed, LogIndex::ZERO),
     };
-    let waiting = unnumbered.keys.get(&proposal.name);
+    let waiting = unnumbered.keys.get(&name);
     let latest = waiting.copied().unwrap_or(state);
     assert!(
         latest.version >= state.version,
@@ -330,6 +331,9 @@ mod tests {
             &unnumbered,
         );
         assert_eq!(other, Decision::Append(Version(1)));
-        assert_eq!(unnumbered.keys.keys().collect::<Vec<_>>(), [&key("a")]);
+        assert_eq!(
+            unnumbered.keys.keys().collect::<Vec<_>>(),
+            [&SortedName::new(&key("a"))]
+        );
     }
 }

@@ -11,10 +11,42 @@ use rdb_proto::types::{EventId, KeyName, LogIndex, Seq, Version};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+/// A key that sorts by a hash first, so that a look-up follows a pointer to the name only where it most likely is the
+/// one. Which hash does not matter: the same in one incarnation is all that is needed, and equal ones cost a
+/// comparison.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SortedName {
+    hash: u64,
+    name: KeyName,
+}
+
+impl SortedName {
+    pub(super) fn new(name: &KeyName) -> Self {
+        let hash = name
+            .key
+            .as_str()
+            .as_bytes()
+            .chunks(8)
+            .fold(0, |hash: u64, chunk| {
+                let word = chunk
+                    .iter()
+                    .fold(0, |word: u64, byte| (word << 8) | u64::from(*byte));
+                (hash ^ word).wrapping_mul(HASH_FACTOR).rotate_left(29)
+            });
+        Self {
+            hash: hash.wrapping_mul(HASH_FACTOR),
+            name: name.clone(),
+        }
+    }
+}
+
+/// Odd, with bits all over: 2^64 divided by the golden ratio.
+const HASH_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// One append.
 #[derive(Debug)]
 struct Append {
-    name: KeyName,
+    name: SortedName,
     first_seq: Seq,
     first_version: Version,
     event_ids: Arc<[EventId]>,
@@ -39,7 +71,7 @@ pub(super) struct Overlay {
     floor: LogIndex,
     appends: VecDeque<Append>,
     /// Latest append of each key.
-    keys: BTreeMap<KeyName, LogIndex>,
+    keys: BTreeMap<SortedName, LogIndex>,
     /// Where each event id stands: its entry, and its position in it.
     ids: BTreeMap<EventId, (LogIndex, u64)>,
 }
@@ -71,7 +103,12 @@ impl Overlay {
             index == expected.next(),
             "6.6: entry {index} is missing from what decisions see"
         );
-        if let Some((before, _)) = self.key(&events.name) {
+        let name = SortedName::new(&events.name);
+        let before = self.keys.insert(name.clone(), index);
+        if let Some(before) = before
+            .and_then(|before| self.append_at(before))
+            .map(Append::last_state)
+        {
             assert!(
                 events.first_version > before.version || sabotage::is(Sabotage::DecideIgnoresWaiting),
                 "6.4: version {} of {} is given out twice",
@@ -79,12 +116,11 @@ impl Overlay {
                 events.name
             );
         }
-        self.keys.insert(events.name.clone(), index);
         for (position, id) in (0..).zip(events.event_ids.iter()) {
             self.ids.insert(*id, (index, position));
         }
         self.appends.push_back(Append {
-            name: events.name.clone(),
+            name,
             first_seq: events.first_seq,
             first_version: events.first_version,
             event_ids: Arc::clone(&events.event_ids),
@@ -111,7 +147,7 @@ impl Overlay {
     }
 
     /// State of a key, and the entry that made it so.
-    pub(super) fn key(&self, name: &KeyName) -> Option<(KeyState, LogIndex)> {
+    pub(super) fn key(&self, name: &SortedName) -> Option<(KeyState, LogIndex)> {
         let index = *self.keys.get(name)?;
         Some((self.append_at(index)?.last_state(), index))
     }
@@ -124,7 +160,7 @@ impl Overlay {
             event_id,
             seq: append.first_seq.plus(position),
             version: append.first_version.plus(position),
-            is_same_key: append.name == *name,
+            is_same_key: append.name.name == *name,
         };
         Some((known, index))
     }
@@ -140,7 +176,7 @@ mod tests {
         let mut overlay = Overlay::new(LogIndex(4));
         overlay.push(LogIndex(5), &stored("a", 10, 1, &[1, 2]));
         overlay.push(LogIndex(6), &stored("b", 12, 1, &[3]));
-        let (state, index) = overlay.key(&key("a")).unwrap();
+        let (state, index) = overlay.key(&SortedName::new(&key("a"))).unwrap();
         assert_eq!(
             (state.version, state.seq, index),
             (Version(2), Seq(11), LogIndex(5))
@@ -154,9 +190,9 @@ mod tests {
         assert!(!overlay.known(event_id(2), &key("b")).unwrap().0.is_same_key);
 
         overlay.forget(LogIndex(5));
-        assert!(overlay.key(&key("a")).is_none());
+        assert!(overlay.key(&SortedName::new(&key("a"))).is_none());
         assert!(overlay.known(event_id(1), &key("a")).is_none());
-        assert!(overlay.key(&key("b")).is_some());
+        assert!(overlay.key(&SortedName::new(&key("b"))).is_some());
         overlay.forget(LogIndex(6));
         assert_eq!(
             (overlay.events(), overlay.keys.len(), overlay.appends.len()),
@@ -170,7 +206,10 @@ mod tests {
         overlay.push(LogIndex(1), &stored("a", 10, 1, &[1]));
         overlay.push(LogIndex(2), &stored("a", 11, 2, &[2]));
         overlay.forget(LogIndex(1));
-        assert_eq!(overlay.key(&key("a")).unwrap().0.version, Version(2));
+        assert_eq!(
+            overlay.key(&SortedName::new(&key("a"))).unwrap().0.version,
+            Version(2)
+        );
     }
 
     #[test]
