@@ -3,6 +3,7 @@
 use super::input::{AllocationId, KeyState, KnownEvent, PersistTicket, ProposalId, ReadId};
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{Epoch, EventId, LogIndex, NodeId, Seq, Version};
+use std::fmt;
 use std::sync::Arc;
 
 /// Why a seat does not take a request. Nothing happened, and nothing will.
@@ -17,6 +18,8 @@ pub enum Refusal {
     Recovering,
     /// The coordinator gives no numbers.
     NoNumbers,
+    /// More waits in the seat than `limits` allows.
+    Overloaded,
 }
 
 /// Where the events of an append were stored.
@@ -50,6 +53,14 @@ pub enum Outcome {
 /// Something to do. Effects of one step may be performed in any order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
+    /// The epoch that was won cannot be led under, since the member promised `promised` already: have the
+    /// coordinator raise it above that, then say [`Input::Won`](super::Input::Won) again.
+    EpochTooLow {
+        /// The epoch of the [`Input::Won`](super::Input::Won).
+        epoch: Epoch,
+        /// What the epoch must exceed.
+        promised: Epoch,
+    },
     /// Make the promise durable, then say [`Input::PromisePersisted`](super::Input::PromisePersisted).
     PersistPromise(Epoch),
     /// Change the log, then say [`Input::Persisted`](super::Input::Persisted).
@@ -103,4 +114,79 @@ pub enum Effect {
         /// Commit index that the mark is valid for.
         commit: LogIndex,
     },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLeader { leader: None } => f.write_str("not leader"),
+            Self::NotLeader {
+                leader: Some((node, epoch)),
+            } => write!(f, "not leader but {node} under {epoch}"),
+            Self::Recovering => f.write_str("recovering"),
+            Self::NoNumbers => f.write_str("no numbers"),
+            Self::Overloaded => f.write_str("overloaded"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Written(written) => {
+                write!(
+                    f,
+                    "written seq {} version {}",
+                    written.first_seq, written.first_version
+                )
+            }
+            Self::Duplicate(known) => {
+                f.write_str("duplicate")?;
+                known
+                    .iter()
+                    .try_for_each(|event| write!(f, " [seq {} version {}]", event.seq, event.version))
+            }
+            Self::Conflict(state) => write!(f, "conflict {state}"),
+            Self::EventIdReused(id) => write!(f, "event id reused {id}"),
+            Self::RetryTooOld(id) => write!(f, "retry too old {id}"),
+            Self::Refused(refusal) => write!(f, "refused {refusal}"),
+            Self::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+fn write_entries(f: &mut fmt::Formatter<'_>, entries: &[Arc<Entry>]) -> fmt::Result {
+    entries.iter().try_for_each(|entry| write!(f, " [{entry}]"))
+}
+
+/// One line: what a trace, a script and a simulator print.
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EpochTooLow { epoch, promised } => {
+                write!(f, "epoch too low {epoch} promised {promised}")
+            }
+            Self::PersistPromise(epoch) => write!(f, "persist promise {epoch}"),
+            Self::Persist {
+                ticket,
+                truncate_from,
+                entries,
+            } => {
+                write!(f, "persist {ticket}")?;
+                if let Some(from) = truncate_from {
+                    write!(f, " truncate from {from}")?;
+                }
+                write_entries(f, entries)
+            }
+            Self::Allocate { request, count } => write!(f, "allocate {request} count {count}"),
+            Self::Reply { proposal, outcome } => write!(f, "reply {proposal} {outcome}"),
+            Self::ReadConfirmed { read, index } => write!(f, "read {read} confirmed at {index}"),
+            Self::ReadRefused { read, refusal } => write!(f, "read {read} refused {refusal}"),
+            Self::Committed { index, entries } => {
+                write!(f, "committed {index}")?;
+                write_entries(f, entries)
+            }
+            Self::Resolved { mark, commit } => write!(f, "resolved {mark} commit {commit}"),
+        }
+    }
 }

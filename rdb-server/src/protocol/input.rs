@@ -2,6 +2,11 @@
 
 use rdb_proto::event::{Expectation, NewEvent};
 use rdb_proto::types::{Epoch, EventId, KeyName, LogIndex, Membership, Seq, Timestamp, Version};
+use std::fmt;
+
+/// Time as the driver sees it pass: milliseconds of a monotonic clock. Only differences mean anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Tick(pub u64);
 
 /// Names a proposal until its outcome is replied. Chosen by the driver, unique within one incarnation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +52,8 @@ pub struct KnownEvent {
 /// One append that a client asks for: all of its events or none.
 ///
 /// `committed`, `known` and `remembered_from` are what the key index says, looked up after everything that the
-/// driver announced with [`Input::Indexed`] was applied. The core adds what it decided after that point.
+/// driver announced with [`Input::Indexed`] was applied; the index may be further than announced. The core adds
+/// what it decided after that point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposal {
     /// Name for the reply.
@@ -60,6 +66,11 @@ pub struct Proposal {
     pub events: Vec<NewEvent>,
     /// Set on a retry: the database had reached this seq before the first attempt was sent.
     pub retried_since: Option<Seq>,
+    /// The index had applied every entry up to this one when it was asked.
+    ///
+    /// Invariant: not below the last [`Input::Indexed`]. The core has forgotten what is older, and would give
+    /// out a (key, version) twice.
+    pub as_of: LogIndex,
     /// State of the key in the index.
     pub committed: KeyState,
     /// Those of `events` whose id the index remembers, in the order of `events`.
@@ -107,8 +118,72 @@ pub enum Input {
     PromisePersisted(Epoch),
     /// This change of the log, and all before it, are durable.
     Persisted(PersistTicket),
-    /// The key index has applied every entry up to this one.
+    /// The key index has applied every entry up to this one, entries without events included.
     Indexed(LogIndex),
     /// A heartbeat interval passed.
     Tick,
+}
+
+impl fmt::Display for ProposalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{}", self.0)
+    }
+}
+
+impl fmt::Display for ReadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "r{}", self.0)
+    }
+}
+
+impl fmt::Display for AllocationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a{}", self.0)
+    }
+}
+
+impl fmt::Display for PersistTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{}", self.0)
+    }
+}
+
+impl fmt::Display for KeyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let deleted = if self.is_deleted { " deleted" } else { "" };
+        write!(f, "version {} seq {}{deleted}", self.version, self.seq)
+    }
+}
+
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} x{}", self.id, self.name, self.events.len())?;
+        write!(f, " expect {} as of {}", self.expect, self.as_of)
+    }
+}
+
+/// One line: what a trace, a script and a simulator print.
+impl fmt::Display for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Won { epoch, membership } => write!(f, "won {epoch} config {}", membership.number),
+            Self::Lost { epoch } => write!(f, "lost {epoch}"),
+            Self::CounterObserved(seq) => write!(f, "counter observed {seq}"),
+            Self::Allocated { request, first, time } => {
+                write!(f, "allocated {request} first {first} time {time}")
+            }
+            Self::AllocationVoid { request } => write!(f, "allocation void {request}"),
+            Self::Propose(proposals) => {
+                f.write_str("propose")?;
+                proposals
+                    .iter()
+                    .try_for_each(|proposal| write!(f, " [{proposal}]"))
+            }
+            Self::Read(read) => write!(f, "read {read}"),
+            Self::PromisePersisted(epoch) => write!(f, "promise persisted {epoch}"),
+            Self::Persisted(ticket) => write!(f, "persisted {ticket}"),
+            Self::Indexed(index) => write!(f, "indexed {index}"),
+            Self::Tick => f.write_str("tick"),
+        }
+    }
 }

@@ -1,0 +1,100 @@
+//! The leader of a seat under one epoch: its state, and the order in which one input's consequences follow.
+//!
+//! The rules stand in the files named by what they decide: [`super::sequencing`], [`super::conditions`],
+//! [`super::commit`], [`super::reads`], [`super::resolution`].
+
+use super::effect::{Effect, Outcome, Refusal, Written};
+use super::input::{AllocationId, ProposalId};
+use super::member::Member;
+use super::overlay::Overlay;
+use super::reads::{Confirmations, Round};
+use super::sequencing::{Numbering, Queue};
+use rdb_proto::types::{Epoch, LogIndex, Membership, NodeId};
+use std::collections::{BTreeMap, VecDeque};
+
+/// An append whose client is told when this entry is committed.
+#[derive(Debug)]
+pub(super) struct AwaitedCommit {
+    pub(super) index: LogIndex,
+    pub(super) proposal: ProposalId,
+    pub(super) written: Written,
+}
+
+/// What the leader knows of another member.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The member has every entry of this log up to here, durably.
+    pub(super) matched: LogIndex,
+    /// Latest round that it answered.
+    pub(super) answered: Round,
+}
+
+/// A leader, from the moment that its log is recovered.
+#[derive(Debug)]
+pub(super) struct Leader {
+    pub(super) epoch: Epoch,
+    /// Members at the election; a change of them means a new epoch (rule 6.3.8).
+    pub(super) membership: Membership,
+    /// Index of its epoch-start entry.
+    pub(super) start: LogIndex,
+    /// Progress of the other members.
+    pub(super) others: BTreeMap<NodeId, Progress>,
+    pub(super) overlay: Overlay,
+    pub(super) queue: Queue,
+    pub(super) numbering: Option<Numbering>,
+    /// Appends that are not committed, in log order.
+    pub(super) replies: VecDeque<AwaitedCommit>,
+    pub(super) confirmations: Confirmations,
+}
+
+impl Leader {
+    pub(super) fn new(epoch: Epoch, membership: Membership, start: LogIndex, me: NodeId) -> Self {
+        let others = membership.members.iter().filter(|node| **node != me);
+        Self {
+            epoch,
+            others: others.map(|node| (*node, Progress::default())).collect(),
+            membership,
+            start,
+            overlay: Overlay::new(start),
+            queue: Queue::default(),
+            numbering: None,
+            replies: VecDeque::new(),
+            confirmations: Confirmations::default(),
+        }
+    }
+
+    /// Whether its epoch-start is committed: before that, a log that is unknown here may still win a recovery, so
+    /// that nothing may be read or marked.
+    pub(super) fn is_established(&self, member: &Member) -> bool {
+        member.log.commit() >= self.start
+    }
+
+    /// Whether it takes proposals: decisions need committed state, all of it, so the index must have caught up to
+    /// where the overlay begins.
+    pub(super) fn is_serving(&self, member: &Member) -> bool {
+        self.is_established(member) && member.indexed >= self.start
+    }
+
+    /// Everything that follows from the input that was just applied.
+    pub(super) fn advance(
+        &mut self,
+        member: &mut Member,
+        next_request: &mut AllocationId,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.advance_commit(member, effects);
+        self.form_batch(member, next_request, effects);
+        self.advance_rounds(member, effects);
+    }
+
+    /// Ends the epoch here. What was appended may still be committed by a successor, or not; nothing else happened.
+    pub(super) fn step_down(mut self, leader: Option<(NodeId, Epoch)>, effects: &mut Vec<Effect>) {
+        let refusal = Refusal::NotLeader { leader };
+        effects.extend(self.replies.drain(..).map(|reply| Effect::Reply {
+            proposal: reply.proposal,
+            outcome: Outcome::Unknown,
+        }));
+        self.confirmations.refuse_all(refusal, effects);
+        self.refuse_unappended(refusal, effects);
+    }
+}

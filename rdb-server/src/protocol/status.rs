@@ -1,0 +1,104 @@
+//! What can be seen of a member from outside: for status, metrics and checkers. Nothing is decided by it.
+
+use super::append::LogEnd;
+use super::member::Mark;
+use super::seat::{Role, Seat};
+use rdb_proto::types::{Epoch, LogIndex, NodeId, Seq};
+use std::fmt;
+
+/// What a member does in its seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleName {
+    /// Obeys whoever leads.
+    Follower,
+    /// Won the seat and gathers promises.
+    Candidate,
+    /// Leads, but takes no proposals yet: its epoch-start entry is not committed and indexed.
+    Recovering,
+    /// Leads and takes proposals.
+    Leader,
+}
+
+impl fmt::Display for RoleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Recovering => "recovering",
+            Self::Leader => "leader",
+        })
+    }
+}
+
+impl Seat {
+    /// What it does.
+    pub fn role(&self) -> RoleName {
+        match &self.role {
+            Role::Follower => RoleName::Follower,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(leader) if leader.is_serving(&self.member) => RoleName::Leader,
+            Role::Leader(_) => RoleName::Recovering,
+        }
+    }
+
+    /// Highest epoch that it promised.
+    pub const fn promised(&self) -> Epoch {
+        self.member.promised
+    }
+
+    /// Who leads, under which epoch; `None` when not known.
+    pub fn leader(&self) -> Option<(NodeId, Epoch)> {
+        match &self.role {
+            Role::Leader(leader) => Some((self.member.config.me, leader.epoch)),
+            Role::Candidate(_) | Role::Follower => None,
+        }
+    }
+
+    /// The last entry of its log, durable or not.
+    pub fn log_end(&self) -> LogEnd {
+        self.member.log.end()
+    }
+
+    /// Last index that is durable here.
+    pub const fn durable(&self) -> LogIndex {
+        self.member.log.durable()
+    }
+
+    /// Last committed index.
+    pub const fn commit(&self) -> LogIndex {
+        self.member.log.commit()
+    }
+
+    /// Last index that the key index has applied, as announced.
+    pub const fn indexed(&self) -> LogIndex {
+        self.member.indexed
+    }
+
+    /// Seq of the last event in its log, committed or not.
+    pub const fn last_seq(&self) -> Seq {
+        self.member.log.last_seq()
+    }
+
+    /// Seq of its last committed event.
+    pub const fn committed_seq(&self) -> Seq {
+        self.member.log.committed_seq()
+    }
+
+    /// The resolved mark, and the commit index that it is valid for.
+    pub const fn mark(&self) -> Mark {
+        self.member.mark
+    }
+
+    /// Highest value of the counter that was observed.
+    pub const fn counter(&self) -> Seq {
+        self.member.counter
+    }
+
+    /// Events that wait to be decided.
+    pub fn waiting_events(&self) -> usize {
+        match &self.role {
+            Role::Leader(leader) => leader.queue.events(),
+            Role::Candidate(_) | Role::Follower => 0,
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! A world of one member for the tests: the seat, its disk and its key index, moved by one-line commands.
+//!
+//! | command | input |
+//! |---|---|
+//! | `won 1`, `lost 1`, `promise-persisted 1` | by epoch number |
+//! | `persisted 1`, `indexed 1`, `counter 7`, `read 1`, `tick` | by number |
+//! | `allocated 1 first 10`, `void 1` | by request |
+//! | `propose 1 a any 11 12; 2 b exact-3 13 delete` | proposal, key, expectation, event ids; several in one step |
+//! | `propose 1 a any 11 retried 5` | a retry, first sent when the database had reached seq 5 |
+//! | `restart` | what was not persisted is gone |
+//!
+//! Proposals are looked up in the key index as of the last `indexed`. The answer of a command is its effects, one
+//! line each.
+
+use super::{
+    AllocationId, Durable, Effect, EpochRun, Input, KeyState, KnownEvent, PersistTicket, Proposal,
+    ProposalId, ReadId, Seat, SeatConfig, Tick,
+};
+use bytes::Bytes;
+use rdb_proto::entry::{Entry, EntryBody};
+use rdb_proto::event::{EventKind, Expectation, NewEvent, StoredEvents};
+use rdb_proto::types::{Epoch, EventId, KeyName, LogIndex, Membership, NodeId, Seq, Timestamp, Version};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use uuid::Uuid;
+
+pub(super) const ME: NodeId = NodeId(1);
+
+pub(super) fn key(name: &str) -> KeyName {
+    KeyName::new("default", name).unwrap()
+}
+
+pub(super) fn event_id(n: u128) -> EventId {
+    EventId(Uuid::from_u128(n))
+}
+
+pub(super) const fn epoch(number: u64) -> Epoch {
+    Epoch { number, node: ME }
+}
+
+pub(super) fn alone() -> Membership {
+    Membership {
+        number: 1,
+        members: vec![ME],
+        previous: vec![],
+    }
+}
+
+pub(super) fn new_event(id: u128, kind: EventKind) -> NewEvent {
+    NewEvent {
+        kind,
+        event_type: String::new(),
+        tags: vec![],
+        meta: BTreeMap::new(),
+        payload: Bytes::new(),
+        event_id: event_id(id),
+    }
+}
+
+pub(super) fn stored(name: &str, first_seq: u64, first_version: u64, ids: &[u128]) -> StoredEvents {
+    let events = ids.iter().map(|id| new_event(*id, EventKind::Write)).collect();
+    StoredEvents::number(
+        key(name),
+        Seq(first_seq),
+        Version(first_version),
+        Timestamp(1),
+        events,
+    )
+    .unwrap()
+}
+
+pub(super) fn proposal(id: u64, name: &str, expect: Expectation, ids: &[u128]) -> Proposal {
+    Proposal {
+        id: ProposalId(id),
+        name: key(name),
+        expect,
+        events: ids.iter().map(|id| new_event(*id, EventKind::Write)).collect(),
+        retried_since: None,
+        as_of: LogIndex::ZERO,
+        committed: KeyState::default(),
+        known: vec![],
+        remembered_from: Seq::ZERO,
+    }
+}
+
+/// A key index as the driver has one.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Index {
+    pub(super) applied: LogIndex,
+    pub(super) keys: BTreeMap<KeyName, KeyState>,
+    pub(super) ids: BTreeMap<EventId, (KeyName, Seq, Version)>,
+    pub(super) remembered_from: Seq,
+}
+
+impl Index {
+    fn apply(&mut self, entry: &Entry) {
+        assert_eq!(entry.index, self.applied.next());
+        self.applied = entry.index;
+        let EntryBody::Events(events) = &entry.body else {
+            return;
+        };
+        let state = KeyState {
+            version: events.last_version(),
+            seq: events.last_seq(),
+            is_deleted: events.deletes,
+        };
+        let before = self.keys.insert(events.name.clone(), state).unwrap_or_default();
+        assert_eq!(
+            events.first_version,
+            before.version.next(),
+            "versions of {} are dense",
+            events.name
+        );
+        for (n, id) in (0..).zip(events.event_ids.iter()) {
+            let place = (
+                events.name.clone(),
+                events.first_seq.plus(n),
+                events.first_version.plus(n),
+            );
+            assert_eq!(self.ids.insert(*id, place), None, "{id} is stored once");
+        }
+    }
+
+    pub(super) fn look_up(&self, proposal: &mut Proposal) {
+        proposal.as_of = self.applied;
+        proposal.committed = self.keys.get(&proposal.name).copied().unwrap_or_default();
+        proposal.remembered_from = self.remembered_from;
+        let known = |event: &NewEvent| {
+            let (name, seq, version) = self.ids.get(&event.event_id)?;
+            (*seq >= self.remembered_from).then(|| KnownEvent {
+                event_id: event.event_id,
+                seq: *seq,
+                version: *version,
+                is_same_key: *name == proposal.name,
+            })
+        };
+        proposal.known = proposal.events.iter().filter_map(known).collect();
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) seat: Seat,
+    pub(super) index: Index,
+    /// Log on disk; what is written and not durable stands in `writes`.
+    pub(super) disk: Vec<Arc<Entry>>,
+    pub(super) promised: Epoch,
+    pub(super) writes: VecDeque<(PersistTicket, Vec<Arc<Entry>>)>,
+    pub(super) committed: Vec<Arc<Entry>>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        select_sabotage();
+        let config = SeatConfig { me: ME, writes: 1 };
+        Self {
+            seat: Seat::new(config, Durable::default()),
+            index: Index::default(),
+            disk: vec![],
+            promised: Epoch::ZERO,
+            writes: VecDeque::new(),
+            committed: vec![],
+        }
+    }
+
+    /// A world whose seat leads under epoch 1 and takes proposals. Its log holds the epoch-start only.
+    pub(super) fn serving() -> Self {
+        let mut world = Self::new();
+        world.run_all(&["won 1", "promise-persisted 1", "persisted 1", "indexed 1"]);
+        world
+    }
+
+    pub(super) fn run_all(&mut self, commands: &[&str]) {
+        for command in commands {
+            self.run(command);
+        }
+    }
+
+    /// Runs one command and returns its effects.
+    pub(super) fn run(&mut self, command: &str) -> Vec<String> {
+        if command == "restart" {
+            self.restart();
+            return vec![];
+        }
+        let input = self.parse(command);
+        self.step(input).iter().map(ToString::to_string).collect()
+    }
+
+    pub(super) fn step(&mut self, input: Input) -> Vec<Effect> {
+        if let Input::PromisePersisted(epoch) = &input {
+            self.promised = *epoch;
+        }
+        if let Input::Persisted(ticket) = &input {
+            while self.writes.front().is_some_and(|(written, _)| written <= ticket) {
+                self.disk.extend(self.writes.pop_front().unwrap().1);
+            }
+        }
+        let mut effects = Vec::new();
+        self.seat.step(Tick(0), input, &mut effects);
+        self.seat.assert_invariants();
+        for effect in &effects {
+            if let Effect::Persist { ticket, entries, .. } = effect {
+                self.writes.push_back((*ticket, entries.clone()));
+            }
+            if let Effect::Committed { index, entries } = effect {
+                self.committed.extend(entries.iter().cloned());
+                assert_eq!(self.committed.last().map(|entry| entry.index), Some(*index));
+            }
+        }
+        effects
+    }
+
+    pub(super) fn restart(&mut self) {
+        self.writes.clear();
+        let commit = self.index.applied;
+        let at_most = |entry: &&Arc<Entry>| entry.index <= commit;
+        let mut runs: Vec<EpochRun> = vec![];
+        for entry in &self.disk {
+            if runs.last().is_none_or(|run| run.epoch < entry.epoch) {
+                runs.push(EpochRun {
+                    first: entry.index,
+                    epoch: entry.epoch,
+                });
+            }
+        }
+        let durable = Durable {
+            promised: self.promised,
+            runs,
+            commit,
+            committed_seq: self
+                .disk
+                .iter()
+                .filter(at_most)
+                .filter_map(|entry| entry.seqs())
+                .next_back()
+                .map_or(Seq::ZERO, |(_, last)| last),
+            tail: self
+                .disk
+                .iter()
+                .filter(|entry| entry.index > commit)
+                .cloned()
+                .collect(),
+            indexed: commit,
+            mark: Seq::ZERO,
+            membership: Membership::default(),
+        };
+        self.committed.retain(|entry| entry.index <= commit);
+        self.seat = Seat::new(self.seat.member.config, durable);
+    }
+
+    fn parse(&mut self, command: &str) -> Input {
+        let words: Vec<&str> = command
+            .split([' ', ';'])
+            .filter(|word| !word.is_empty())
+            .collect();
+        let number = |i: usize| words[i].parse::<u64>().unwrap_or_else(|_| panic!("{command}"));
+        match words[0] {
+            "won" => Input::Won {
+                epoch: epoch(number(1)),
+                membership: alone(),
+            },
+            "lost" => Input::Lost {
+                epoch: epoch(number(1)),
+            },
+            "promise-persisted" => Input::PromisePersisted(epoch(number(1))),
+            "persisted" => Input::Persisted(PersistTicket(number(1))),
+            "indexed" => self.apply_index(LogIndex(number(1))),
+            "counter" => Input::CounterObserved(Seq(number(1))),
+            "read" => Input::Read(ReadId(number(1))),
+            "tick" => Input::Tick,
+            "void" => Input::AllocationVoid {
+                request: AllocationId(number(1)),
+            },
+            "allocated" => Input::Allocated {
+                request: AllocationId(number(1)),
+                first: Seq(number(3)),
+                time: Timestamp(1),
+            },
+            "propose" => {
+                let text = command.strip_prefix("propose ").unwrap();
+                let mut proposals: Vec<_> = text.split(';').map(parse_proposal).collect();
+                for proposal in &mut proposals {
+                    self.index.look_up(proposal);
+                }
+                Input::Propose(proposals)
+            }
+            _ => panic!("no such command: {command}"),
+        }
+    }
+
+    pub(super) fn apply_index(&mut self, index: LogIndex) -> Input {
+        let after = self.index.applied;
+        for entry in self
+            .committed
+            .iter()
+            .filter(|entry| entry.index > after && entry.index <= index)
+        {
+            self.index.apply(entry);
+        }
+        Input::Indexed(index)
+    }
+}
+
+/// Makes the mistake that `RDB_SABOTAGE` names, to see which tests notice.
+fn select_sabotage() {
+    #[cfg(feature = "sabotage")]
+    if let Some(name) = std::env::var_os("RDB_SABOTAGE") {
+        let is_first = crate::sabotage::select(name.to_str().unwrap());
+        let is_known = crate::sabotage::Sabotage::ALL
+            .iter()
+            .any(|one| one.as_str() == name);
+        assert!(is_first || is_known, "no such sabotage");
+    }
+}
+
+fn parse_proposal(text: &str) -> Proposal {
+    let mut words = text.split_whitespace();
+    let id = words.next().unwrap().parse().unwrap();
+    let name = words.next().unwrap();
+    let expect = match words.next().unwrap() {
+        "any" => Expectation::Any,
+        "absent" => Expectation::Absent,
+        "exists" => Expectation::Exists,
+        exact => Expectation::Exact(Version(exact.strip_prefix("exact-").unwrap().parse().unwrap())),
+    };
+    let mut proposal = proposal(id, name, expect, &[]);
+    while let Some(word) = words.next() {
+        match word {
+            "retried" => proposal.retried_since = Some(Seq(words.next().unwrap().parse().unwrap())),
+            "delete" => proposal.events.last_mut().unwrap().kind = EventKind::Delete,
+            id => proposal
+                .events
+                .push(new_event(id.parse().unwrap(), EventKind::Write)),
+        }
+    }
+    proposal
+}

@@ -1,0 +1,73 @@
+//! Named mistakes that a test build can make on purpose, so that the tests prove that they would notice.
+//!
+//! Without the feature `sabotage` every `is` is a constant `false` and costs nothing. With it, the process that
+//! runs the tests selects one mistake by name with `select` before it starts; a promise whose mistake turns no
+//! test red is not tested.
+
+macro_rules! sabotages {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal;)*) => {
+        /// A mistake. The name is what `select` takes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Sabotage {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Sabotage {
+            /// Every mistake.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// Its name.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+sabotages! {
+    /// A decision does not see what was decided before it and still waits for numbers (rule 6.6).
+    DecideIgnoresWaiting = "decide_ignores_waiting";
+    /// A conflict or duplicate is told before the entries it rests on are committed (rule 6.6).
+    ConflictFromUncommitted = "conflict_from_uncommitted";
+    /// Event ids are not looked at: a retry is written a second time (rule 6.6).
+    DuplicateUnchecked = "duplicate_unchecked";
+    /// Expectations are not looked at (rule 6.6).
+    ExpectationUnchecked = "expectation_unchecked";
+    /// The resolved candidate ignores what is uncommitted or in flight (section 7).
+    MarkTooEarly = "mark_too_early";
+    /// The leader counts its own entries before they are durable (rule 6.3.4).
+    CommitBeforePersisted = "commit_before_persisted";
+    /// Every event of an append gets an entry and a disk write of its own (section 3, atomic append).
+    SplitAppend = "split_append";
+}
+
+#[cfg(not(feature = "sabotage"))]
+/// Whether this mistake is to be made: never in this build.
+#[inline]
+pub const fn is(_mistake: Sabotage) -> bool {
+    false
+}
+
+#[cfg(feature = "sabotage")]
+pub use chosen::{is, select};
+
+#[cfg(feature = "sabotage")]
+mod chosen {
+    use super::Sabotage;
+    use std::sync::OnceLock;
+
+    static CHOSEN: OnceLock<Sabotage> = OnceLock::new();
+
+    /// Whether this mistake is to be made.
+    pub fn is(mistake: Sabotage) -> bool {
+        CHOSEN.get() == Some(&mistake)
+    }
+
+    /// Selects the mistake that this process makes from now on. Returns whether there is one of that name and
+    /// none was selected before.
+    #[must_use]
+    pub fn select(name: &str) -> bool {
+        let found = Sabotage::ALL.iter().find(|mistake| mistake.as_str() == name);
+        found.is_some_and(|mistake| CHOSEN.set(*mistake).is_ok())
+    }
+}
