@@ -1,1 +1,54 @@
-//! placeholder
+//! The Rust client of RDB.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), rdb_client::Error> {
+//! use rdb_client::{Client, Expectation, Filter, KeyName, Message, NewEvent, Seq, Start};
+//!
+//! let client = Client::connect(["127.0.0.1:2048"])?;
+//! let deep = KeyName::new("default", "Deep")?;
+//! let receipt = client.write(&deep, NewEvent::new("First write"), Expectation::Any).await?;
+//! println!("version {} at seq {}", receipt.stored.version, receipt.stored.seq);
+//!
+//! let mut changes = client.subscribe(Start::After(Seq::ZERO), Filter::default());
+//! while let Message::Opened { .. } | Message::Events(_) = changes.next().await? {}
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | `connect` | which node is called; the loop that calls again |
+//! | `retry` | whether a failed call is made again, and what is told in the end |
+//! | `write` | writes, appends and deletes, with one event id for all attempts |
+//! | `append_stream` | many appends under way on one stream |
+//! | `read` | reads, history, lists of keys |
+//! | `subscribe` | the change stream, over lost connections |
+//! | `status` | what the database looks like |
+//! | `error` | what a failure says, and whether anything happened |
+//!
+//! Nothing of gRPC shows in this interface, so that the wire can change without breaking callers.
+
+mod append_stream;
+#[doc(hidden)]
+pub mod clock;
+mod connect;
+mod error;
+pub mod limits;
+mod read;
+mod retry;
+mod status;
+mod subscribe;
+#[doc(hidden)]
+pub mod tasks;
+mod write;
+
+pub use append_stream::{Appender, AppenderOptions, PendingAppend};
+pub use connect::Client;
+pub use error::Error;
+pub use rdb_proto::event::{Event, EventKind, Expectation};
+pub use rdb_proto::reason::{Happened, Reason};
+pub use rdb_proto::types::{Collection, EventId, Key, KeyName, Seq, Timestamp, Version};
+pub use read::{Consistency, History, HistoryOptions, KeyPage, KeyState, ReadAnswer, ReadOptions};
+pub use status::{GroupStatus, NodeStatus, SeatStatus, SlotRange, Status};
+pub use subscribe::{EventBatch, Filter, Message, Start, Subscription};
+pub use write::{NewEvent, Receipt, Stored, derived_event_id};

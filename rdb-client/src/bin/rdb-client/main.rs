@@ -1,1 +1,110 @@
-fn main() {}
+//! `rdb-client`: the command line of RDB.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `args.rs` | names, flags, environment and help; an interface that people script against |
+//! | `context.rs` | which server, how long, which key |
+//! | `output.rs` | what is written where; the shapes of JSON |
+//! | `failure.rs` | exit codes and the words of errors |
+//! | `write.rs`, `read.rs`, `subscribe.rs`, `import.rs`, `status.rs`, `bench/` | the commands |
+
+mod args;
+mod bench;
+mod completions;
+mod context;
+mod failure;
+mod follow;
+mod import;
+mod lines;
+mod output;
+mod read;
+mod status;
+mod subscribe;
+mod write;
+
+use args::{Cli, Command};
+use clap::Parser as _;
+use context::Context;
+use failure::Failure;
+use output::{Output, notice};
+use std::io;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            // Help that nobody reads to its end is not an error.
+            drop(usage.print());
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+    };
+    let mut output = Output::new(context::format(&cli.globals), cli.globals.no_color.is_some());
+    if let Err(failure) = trace(&cli.globals.trace_level) {
+        output.failure(&failure);
+        return failure.exit_code();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            notice(format_args!("error: cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run(cli, output));
+    // A thread that still waits for standard input must not keep the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(cli: Cli, output: Output) -> ExitCode {
+    let mut context = match Context::new(cli.globals, output) {
+        Ok(context) => context,
+        Err((failure, mut output)) => {
+            output.failure(&failure);
+            return failure.exit_code();
+        }
+    };
+    let done = match perform(&mut context, cli.command).await {
+        Ok(()) => context.output.flush().map_err(Failure::from),
+        Err(failure) => Err(failure),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            context.output.failure(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+async fn perform(context: &mut Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Write(args) => write::write(context, args).await,
+        Command::Delete(args) => write::delete(context, args).await,
+        Command::Append(args) => write::append(context, args).await,
+        Command::Read(args) => read::read(context, args).await,
+        Command::History(args) => read::history(context, args).await,
+        Command::Keys(args) => read::keys(context, args).await,
+        Command::Import(args) => Box::pin(import::import(context, args)).await,
+        Command::Export(args) => Box::pin(subscribe::export(context, args)).await,
+        Command::Subscribe(args) => Box::pin(subscribe::subscribe(context, args)).await,
+        Command::Status => status::status(context).await,
+        Command::Bench(args) => Box::pin(bench::bench(context, args)).await,
+        Command::Completions { shell } => completions::completions(context, shell),
+    }
+}
+
+fn trace(level: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(level).map_err(|error| {
+        Failure::Usage(format!(
+            "TRACE_LEVEL must be error, warn, info, debug or trace, or a filter, not {level:?}: {error}"
+        ))
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .try_init()
+        .map_err(|error| Failure::Usage(error.to_string()))
+}

@@ -1,0 +1,603 @@
+//! The command line: names, flags, environment and help. Nothing is decided here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use rdb_client::{EventId, Expectation, Seq, Version};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use uuid::Uuid;
+
+const EXAMPLES: &str = "\
+Examples:
+  rdb-client -k Deep -p \"First write\" write
+  rdb-client -k Deep read
+  rdb-client subscribe --from 0 --until-caught-up -o json";
+
+const TOPICS: &str = "\
+Exit codes:
+  0  done
+  1  failed: standard error says what, whether anything happened, and what to do
+  2  wrong usage
+  3  the key does not exist, or was deleted
+  4  conflict: the expectation did not hold; the message has the current version
+  5  unavailable, or outcome unknown; a retry with the same --event-id is safe
+
+Consistency of reads:
+  linearizable  sees every write that was acknowledged before the read began (default)
+  local         what the node that is asked has; fast, may be a moment behind
+  --at SEQ      the key as it was at that seq; the same answer from every node, for ever
+
+Environment:
+  RDB_SERVER, or SERVER_IP and SERVER_PORT; ETCD, RDB_DB; RDB_COLLECTION; RDB_OUTPUT; RDB_TIMEOUT;
+  TRACE_LEVEL (the client's own log on standard error: error, warn, info, debug, trace); NO_COLOR";
+
+/// Write, read and follow the events of an RDB database.
+#[derive(Debug, Parser)]
+#[command(name = "rdb-client", version, before_help = EXAMPLES, after_long_help = TOPICS, max_term_width = 110)]
+#[command(infer_long_args = false, disable_help_subcommand = false)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command, before or after its name.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Globals {
+    /// Any node or nodes of the database [default: 127.0.0.1:2048, or SERVER_IP:SERVER_PORT]
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT,…",
+        env = "RDB_SERVER",
+        help_heading = "Connection"
+    )]
+    pub(crate) server: Option<String>,
+
+    #[arg(long, global = true, hide = true, env = "SERVER_IP")]
+    pub(crate) server_ip: Option<String>,
+
+    #[arg(long, global = true, hide = true, env = "SERVER_PORT")]
+    pub(crate) server_port: Option<String>,
+
+    /// Find the nodes through etcd instead; not available in this release
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT,…",
+        env = "ETCD",
+        help_heading = "Connection"
+    )]
+    pub(crate) etcd: Option<String>,
+
+    /// Name of the database in etcd
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "RDB_DB",
+        help_heading = "Connection"
+    )]
+    pub(crate) db: Option<String>,
+
+    /// For the whole command, retries included, as in 500ms, 10s or 2m [default: 10s; none for subscribe, import,
+    /// export and bench]
+    #[arg(long, global = true, value_name = "DURATION", env = "RDB_TIMEOUT", help_heading = "Connection",
+          value_parser = parse_timeout)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// Key of the entity
+    #[arg(short, long, global = true, value_name = "KEY", help_heading = "What")]
+    pub(crate) key: Option<String>,
+
+    /// Payload; `-` reads it from standard input
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "TEXT",
+        help_heading = "What",
+        allow_negative_numbers = true
+    )]
+    pub(crate) payload: Option<String>,
+
+    /// Collection of the key [default: default]
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "RDB_COLLECTION",
+        help_heading = "What"
+    )]
+    pub(crate) collection: Option<String>,
+
+    /// Text for people, or JSON for programs, one object a line [default: text]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "RDB_OUTPUT",
+        help_heading = "Output"
+    )]
+    pub(crate) output: Option<Format>,
+
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        env = "TRACE_LEVEL",
+        default_value = "error"
+    )]
+    pub(crate) trace_level: String,
+
+    #[arg(long, global = true, hide = true, env = "NO_COLOR")]
+    pub(crate) no_color: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write one event to a key; it is durable when this returns
+    #[command(before_help = "\
+Examples:
+  rdb-client write -k Deep -p \"First write\"
+  rdb-client write -k orders/17 --type shipped --expect 3 --file order.json
+  date | rdb-client write -k clock -p -")]
+    Write(WriteArgs),
+
+    /// Delete a key with a delete event; its history stays readable
+    #[command(before_help = "\
+Examples:
+  rdb-client delete -k Deep
+  rdb-client delete -k orders/17 --expect 4")]
+    Delete(DeleteArgs),
+
+    /// Read the latest event of a key; linearizable unless asked otherwise
+    #[command(before_help = "\
+Examples:
+  rdb-client read -k Deep
+  rdb-client read -k Deep --at 8123
+  rdb-client read -k Deep -o json | jq -r .payload")]
+    Read(ReadArgs),
+
+    /// List the events of a key in the order of their versions
+    #[command(before_help = "\
+Examples:
+  rdb-client history -k Deep
+  rdb-client history -k orders/17 --backwards --limit 10")]
+    History(HistoryArgs),
+
+    /// List the keys of a collection in byte order, deleted ones included
+    #[command(before_help = "\
+Examples:
+  rdb-client keys
+  rdb-client keys --prefix orders/ --limit 100 -o json")]
+    Keys(KeysArgs),
+
+    /// Append several events to one key: all of them or none
+    #[command(before_help = "\
+Examples:
+  rdb-client append -k orders/17 --file events.ndjson
+  printf '%s\\n' '{\"payload\":\"a\",\"type\":\"note\"}' '{\"payload\":\"b\"}' | rdb-client append -k Deep --file -")]
+    Append(AppendArgs),
+
+    /// Import a file of JSON lines, one event a line; events of a key keep the order of the file
+    #[command(before_help = "\
+Examples:
+  rdb-client import events.ndjson
+  rdb-client import earthquakes.ndjson --key-field net --type-field type --id-field id")]
+    Import(ImportArgs),
+
+    /// Export events as JSON lines, in the order of their seqs, up to what is there now
+    #[command(before_help = "\
+Examples:
+  rdb-client export > everything.ndjson
+  rdb-client export --from 8000 --to 8123")]
+    Export(ExportArgs),
+
+    /// Follow the change stream: every event once, in the order of seqs, over lost connections
+    #[command(before_help = "\
+Examples:
+  rdb-client subscribe
+  rdb-client subscribe --from 8123 --prefix orders/ --type shipped -o json
+  rdb-client subscribe --until-caught-up | wc -l")]
+    Subscribe(SubscribeArgs),
+
+    /// Show whether the database is healthy, its nodes, groups and seats
+    #[command(before_help = "\
+Examples:
+  rdb-client status
+  rdb-client status -o json | jq .counter")]
+    Status,
+
+    /// Measure this database from here; adds events to the collection `bench` unless --collection says otherwise
+    #[command(subcommand)]
+    Bench(BenchCommand),
+
+    /// Print a completion script for a shell
+    #[command(before_help = "\
+Examples:
+  rdb-client completions bash > /etc/bash_completion.d/rdb-client
+  rdb-client completions fish > ~/.config/fish/completions/rdb-client.fish")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WriteArgs {
+    /// Event type
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub(crate) event_type: String,
+
+    /// Tag of the event; may be given up to 32 times
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+
+    /// Metadata of the event; may be given up to 32 times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_pair)]
+    pub(crate) meta: Vec<(String, String)>,
+
+    /// What must be true of the key: any, absent, exists, or its exact version
+    #[arg(long, value_name = "any|absent|exists|VERSION", default_value = "any", value_parser = parse_expectation)]
+    pub(crate) expect: Expectation,
+
+    /// Event id; give the same one again to repeat a write whose outcome is unknown [default: a new one]
+    #[arg(long, value_name = "UUID", value_parser = parse_event_id)]
+    pub(crate) event_id: Option<EventId>,
+
+    /// Read the payload from this file
+    #[arg(long, value_name = "FILE", conflicts_with = "payload")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// What must be true of the key: any, absent, exists, or its exact version
+    #[arg(long, value_name = "any|absent|exists|VERSION", default_value = "exists", value_parser = parse_expectation)]
+    pub(crate) expect: Expectation,
+
+    /// Event id; give the same one again to repeat a delete whose outcome is unknown [default: a new one]
+    #[arg(long, value_name = "UUID", value_parser = parse_event_id)]
+    pub(crate) event_id: Option<EventId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// Read the key as it was when the database stood at this seq [default: now]
+    #[arg(long, value_name = "SEQ", value_parser = parse_seq)]
+    pub(crate) at: Option<Seq>,
+
+    /// How fresh; not used with --at
+    #[arg(long, value_name = "LEVEL", default_value = "linearizable")]
+    pub(crate) consistency: Level,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// Sees every write that was acknowledged before the read began
+    Linearizable,
+    /// What the node that is asked has
+    Local,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// First version to list [default: the first, or the last with --backwards]
+    #[arg(long, value_name = "VERSION", value_parser = parse_version)]
+    pub(crate) from: Option<Version>,
+
+    /// Newest first
+    #[arg(long)]
+    pub(crate) backwards: bool,
+
+    /// At most this many events [default: all]
+    #[arg(long, value_name = "EVENTS")]
+    pub(crate) limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysArgs {
+    /// Only keys that begin with this
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+
+    /// At most this many keys [default: all]
+    #[arg(long, value_name = "KEYS")]
+    pub(crate) limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppendArgs {
+    /// JSON lines with `payload` (or `payload_base64`), `type`, `tags`, `meta`, `event_id`; `-` is standard input
+    #[arg(long, value_name = "FILE.ndjson")]
+    pub(crate) file: PathBuf,
+
+    /// What must be true of the key before the first event: any, absent, exists, or its exact version
+    #[arg(long, value_name = "any|absent|exists|VERSION", default_value = "any", value_parser = parse_expectation)]
+    pub(crate) expect: Expectation,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// One JSON object a line; the whole line becomes the payload; `-` is standard input
+    #[arg(value_name = "FILE.ndjson")]
+    pub(crate) file: PathBuf,
+
+    /// Field that holds the key: text or a number
+    #[arg(long, value_name = "FIELD", default_value = "key")]
+    pub(crate) key_field: String,
+
+    /// Event type of every event
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "type_field")]
+    pub(crate) event_type: Option<String>,
+
+    /// Field that holds the event type; lines without it have none
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) type_field: Option<String>,
+
+    /// Field that is unique within its key; with it, importing the same file again adds nothing twice
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) id_field: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Only events with a greater seq
+    #[arg(long, value_name = "SEQ", default_value = "0", value_parser = parse_seq)]
+    pub(crate) from: Seq,
+
+    /// Only events up to this seq [default: all that is there]
+    #[arg(long, value_name = "SEQ", value_parser = parse_seq)]
+    pub(crate) to: Option<Seq>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubscribeArgs {
+    /// Only events with a greater seq; 0 means all
+    #[arg(long, value_name = "SEQ", default_value = "0", value_parser = parse_seq)]
+    pub(crate) from: Seq,
+
+    /// Only events that come from now on
+    #[arg(long, conflicts_with = "from")]
+    pub(crate) from_now: bool,
+
+    /// End when everything that is there has come
+    #[arg(long)]
+    pub(crate) until_caught_up: bool,
+
+    /// End after this many events
+    #[arg(long, value_name = "EVENTS")]
+    pub(crate) limit: Option<u64>,
+
+    /// Keep the cursor in the database under this name; not available in this release
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Only events of this type; may be given several times
+    #[arg(long = "type", value_name = "TYPE")]
+    pub(crate) types: Vec<String>,
+
+    /// Only events with this tag; may be given several times
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+
+    /// Only events of keys that begin with this; may be given several times
+    #[arg(long = "prefix", value_name = "PREFIX")]
+    pub(crate) prefixes: Vec<String>,
+
+    /// Form of the JSON lines; only json is available in this release
+    #[arg(long, value_name = "FORM", default_value = "json")]
+    pub(crate) format: StreamFormat,
+
+    /// Show marks too: nothing at or below one is still to come
+    #[arg(long)]
+    pub(crate) resolved: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StreamFormat {
+    Json,
+    Cloudevents,
+    Debezium,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Measure appends: how many a second are durable, and after how long
+    #[command(before_help = "\
+Examples:
+  rdb-client bench append --clients 64 --duration 10s
+  rdb-client bench append --stream --events 1000000
+  rdb-client bench append --clients 16 --batch 100 --rate 50000 -o json")]
+    Append(BenchAppendArgs),
+
+    /// Measure linearizable reads of keys that are there
+    #[command(before_help = "\
+Examples:
+  rdb-client bench read --clients 16
+  rdb-client bench read --rate 5000 --duration 30s -o json")]
+    Read(BenchReadArgs),
+
+    /// Measure catching up: each client reads the whole change stream, or --events of it
+    #[command(before_help = "\
+Examples:
+  rdb-client bench subscribe
+  rdb-client bench subscribe --decode --clients 4")]
+    Subscribe(BenchSubscribeArgs),
+
+    /// Measure the way of an event from its append to a subscriber, at a fixed rate
+    #[command(before_help = "\
+Examples:
+  rdb-client bench latency
+  rdb-client bench latency --rate 20000 --clients 4 --duration 30s")]
+    Latency(BenchLatencyArgs),
+}
+
+/// How much work, from how many clients. Every bench takes these; what one has no use for, it ignores.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LoadArgs {
+    /// Clients at work at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) clients: u32,
+
+    /// End after this many events in all [default: no end before --duration]
+    #[arg(long, value_name = "N")]
+    pub(crate) events: Option<u64>,
+
+    /// End after this long [default: 10s, or none with --events]
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
+    pub(crate) duration: Option<Duration>,
+
+    /// Payload of an event, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 256, value_parser = clap::value_parser!(u32).range(..=4_194_304))]
+    pub(crate) size: u32,
+
+    /// Events of one request
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) batch: u32,
+
+    /// Requests a second in all, at fixed times; latency counts from those times [default: as fast as answers come;
+    /// 1000 for latency]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
+
+    /// Use one connection for all clients instead of one each
+    #[arg(long)]
+    pub(crate) shared: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchAppendArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+
+    /// Keys to spread the events over [default: one for each client]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) keys: Option<u32>,
+
+    /// Use one pipelined append stream for each client instead of one call after the other
+    #[arg(long)]
+    pub(crate) stream: bool,
+
+    /// Requests under way on one stream
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) window: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchReadArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+
+    /// Read at most this many different keys
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) keys: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchSubscribeArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+
+    /// Decode each event as an application would, instead of counting them
+    #[arg(long)]
+    pub(crate) decode: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchLatencyArgs {
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("must be more than nothing".to_owned()),
+        Ok(timeout) => Ok(timeout),
+        Err(error) => Err(format!("{error}; write for example 500ms, 10s or 2m")),
+    }
+}
+
+fn parse_number(text: &str) -> Result<u64, String> {
+    u64::from_str(text).map_err(|_not_a_number| format!("must be a whole number from 0 to {}", u64::MAX))
+}
+
+fn parse_seq(text: &str) -> Result<Seq, String> {
+    parse_number(text).map(Seq)
+}
+
+fn parse_version(text: &str) -> Result<Version, String> {
+    parse_number(text).map(Version)
+}
+
+fn parse_expectation(text: &str) -> Result<Expectation, String> {
+    match text {
+        "any" => Ok(Expectation::Any),
+        "absent" => Ok(Expectation::Absent),
+        "exists" => Ok(Expectation::Exists),
+        number => parse_version(number)
+            .map(Expectation::Exact)
+            .map_err(|_not_a_number| "must be any, absent, exists or a version".to_owned()),
+    }
+}
+
+fn parse_event_id(text: &str) -> Result<EventId, String> {
+    let id = Uuid::parse_str(text).map_err(|error| error.to_string())?;
+    EventId::from_bytes(id.as_bytes()).map_err(|error| error.to_string())
+}
+
+fn parse_pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_before_or_after_the_command() {
+        for words in [
+            &["rdb-client", "-k", "Deep", "-p", "x", "write"][..],
+            &["rdb-client", "write", "-k", "Deep", "-p", "x"],
+            &["rdb-client", "-k", "Deep", "write", "-p", "x"],
+        ] {
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert_eq!(
+                (cli.globals.key.as_deref(), cli.globals.payload.as_deref()),
+                (Some("Deep"), Some("x"))
+            );
+        }
+    }
+
+    #[test]
+    fn an_expectation_is_a_word_or_a_version() {
+        assert_eq!(parse_expectation("absent"), Ok(Expectation::Absent));
+        assert_eq!(parse_expectation("7"), Ok(Expectation::Exact(Version(7))));
+        for wrong in ["-1", "18446744073709551616", "none", ""] {
+            assert!(parse_expectation(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Bounds of the client library. What the server refuses stands in [`rdb_proto::limits`].
+
+use std::time::Duration;
+
+/// How long a call may take, retries included, when the caller does not say.
+pub const CALL_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// One attempt to reach one node. Short, because another node may answer.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One attempt of a call when there is another node to ask; with one node an attempt may take all the time left.
+pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An idle or silent connection is probed after this long.
+pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A probe without an answer for this long ends the connection.
+pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Bytes of one stream under way. Catching up wants the server to be ahead of the reader by several batches.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Bytes of one connection under way: several streams at full window.
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// First wait before a retry; each further one is twice as long.
+pub(crate) const RETRY_DELAY_MIN: Duration = Duration::from_millis(10);
+
+/// Longest wait before a retry.
+pub(crate) const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// A change stream says something every second; one that is silent this long is taken for dead.
+pub(crate) const STREAM_SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// Appends under way on one stream when the caller does not say.
+pub const APPEND_WINDOW_DEFAULT: usize = 256;
+
+/// Most appends under way on one stream.
+pub const APPEND_WINDOW_MAX: usize = 65_536;
+
+/// Port of a node when an address does not name one.
+pub const PORT_DEFAULT: u16 = 2048;
+
+const _: () = assert!(
+    STREAM_WINDOW_BYTES < CONNECTION_WINDOW_BYTES,
+    "one stream must not use up its connection"
+);

@@ -1,0 +1,190 @@
+//! What the database looks like from one node. The field names are those of `status -o json`.
+
+use crate::Error;
+use crate::connect::{Attempt, Client};
+use crate::retry::CallKind;
+use rdb_proto::types::Seq;
+use rdb_proto::v1;
+use serde::Serialize;
+
+/// Nodes, groups, seats, slots and the counter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Whether every seat takes writes.
+    pub healthy: bool,
+    /// One sentence: healthy, or what is wrong and where.
+    pub summary: String,
+    /// Name of the database.
+    pub database: String,
+    /// UUID of the database.
+    pub database_id: String,
+    /// Last seq handed out, as far as the node knows.
+    pub counter: u64,
+    /// No event at or below this seq is still to come.
+    pub resolved: u64,
+    /// The nodes.
+    pub nodes: Vec<NodeStatus>,
+    /// The groups.
+    pub groups: Vec<GroupStatus>,
+    /// Which seat leads which slots.
+    pub slots: Vec<SlotRange>,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeStatus {
+    /// Name of the node.
+    pub name: String,
+    /// Random, unique id of the node.
+    pub id: u64,
+    /// Where others reach it, host:port.
+    pub address: String,
+    /// Release of the server.
+    pub release: String,
+    /// Whether it holds its lease.
+    pub live: bool,
+    /// Seconds since the process was ready.
+    pub uptime_seconds: u64,
+    /// Free bytes on the file system of its data directory.
+    pub disk_free_bytes: u64,
+    /// Empty, or why the node refuses writes.
+    pub refuses_writes: String,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupStatus {
+    /// Number of the group.
+    pub group: u32,
+    /// Ids of the nodes that hold a member.
+    pub members: Vec<u64>,
+    /// Members that a write waits for.
+    pub writes: u32,
+    /// Its two seats.
+    pub seats: Vec<SeatStatus>,
+}
+
+/// One seat, as the node's own member sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SeatStatus {
+    /// 0 or 1.
+    pub seat: u32,
+    /// vacant, recovering, leading, following or damaged.
+    pub state: String,
+    /// Id of the node that leads; 0 means nobody.
+    pub leader: u64,
+    /// Number part of the epoch.
+    pub epoch: u64,
+    /// Last entry of the log.
+    pub last_index: u64,
+    /// Last committed entry.
+    pub commit: u64,
+    /// Last entry that the key index has applied.
+    pub indexed: u64,
+    /// Seq of the last event in the log; 0 means none.
+    pub last_seq: u64,
+    /// No event of this seat at or below this seq is still to come.
+    pub resolved: u64,
+    /// Events from here to the counter that this seat may still add.
+    pub lag: u64,
+}
+
+/// Slots that one seat leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SlotRange {
+    /// First slot.
+    pub first: u32,
+    /// Last slot.
+    pub last: u32,
+    /// Group.
+    pub group: u32,
+    /// Seat of the group.
+    pub seat: u32,
+}
+
+impl Client {
+    /// Asks a node what the database looks like.
+    ///
+    /// # Errors
+    /// As for every read.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let make = |attempt: Attempt| {
+            let request = attempt.request(v1::StatusRequest {});
+            async move { attempt.node.cluster().status(request).await }
+        };
+        let (answer, _attempts) = self.call(CallKind::Read, make).await?;
+        let status = Status::from(answer.into_inner());
+        self.note_seq(Seq(status.resolved));
+        Ok(status)
+    }
+}
+
+impl From<v1::StatusResponse> for Status {
+    fn from(wire: v1::StatusResponse) -> Self {
+        Self {
+            healthy: wire.healthy,
+            summary: wire.summary,
+            database: wire.database,
+            database_id: wire.database_id,
+            counter: wire.counter,
+            resolved: wire.resolved,
+            nodes: wire.nodes.into_iter().map(NodeStatus::from).collect(),
+            groups: wire.groups.into_iter().map(GroupStatus::from).collect(),
+            slots: wire.slots.into_iter().map(SlotRange::from).collect(),
+        }
+    }
+}
+
+impl From<v1::NodeStatus> for NodeStatus {
+    fn from(wire: v1::NodeStatus) -> Self {
+        Self {
+            name: wire.name,
+            id: wire.id,
+            address: wire.address,
+            release: wire.release,
+            live: wire.live,
+            uptime_seconds: wire.uptime_seconds,
+            disk_free_bytes: wire.disk_free_bytes,
+            refuses_writes: wire.refuses_writes,
+        }
+    }
+}
+
+impl From<v1::GroupStatus> for GroupStatus {
+    fn from(wire: v1::GroupStatus) -> Self {
+        Self {
+            group: wire.group,
+            members: wire.members,
+            writes: wire.writes,
+            seats: wire.seats.into_iter().map(SeatStatus::from).collect(),
+        }
+    }
+}
+
+impl From<v1::SeatStatus> for SeatStatus {
+    fn from(wire: v1::SeatStatus) -> Self {
+        Self {
+            seat: wire.seat,
+            state: wire.state,
+            leader: wire.leader,
+            epoch: wire.epoch,
+            last_index: wire.last_index,
+            commit: wire.commit_index,
+            indexed: wire.indexed_index,
+            last_seq: wire.last_seq,
+            resolved: wire.resolved,
+            lag: wire.resolved_lag,
+        }
+    }
+}
+
+impl From<v1::SlotRange> for SlotRange {
+    fn from(wire: v1::SlotRange) -> Self {
+        Self {
+            first: wire.first,
+            last: wire.last,
+            group: wire.group,
+            seat: wire.seat,
+        }
+    }
+}
