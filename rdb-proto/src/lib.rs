@@ -5,6 +5,7 @@
 //! | [`types`] | a newtype for every number and name with a meaning |
 //! | [`event`] | events as clients hand them in and as the log keeps them |
 //! | [`entry`] | entries of a seat's log |
+//! | [`glance`] | what an index needs of an entry, without building the events |
 //! | [`limits`] | what is too big or too many, for both sides |
 //! | [`reason`] | the closed list of error reasons: code, whether anything happened, what to do |
 //! | [`convert`] | wire types to words and back |
@@ -13,6 +14,7 @@
 pub mod convert;
 pub mod entry;
 pub mod event;
+pub mod glance;
 pub mod limits;
 pub mod reason;
 pub mod types;

@@ -3,11 +3,24 @@
 //! | room | knows |
 //! |---|---|
 //! | [`protocol`] | the rules of a seat as a pure state machine: inputs in, effects out |
-//! | [`limits`] | what the server bounds, and why by that number |
-//! | [`sabotage`] | mistakes that a test build makes on purpose |
+//! | [`storage`] | files, frames, fsync, the key index |
+//! | [`coordination`] | who leads, and which number is next |
+//! | [`cdc`] | the order of the change stream, marks and filters |
+//! | [`node`] | all of the above: tasks, channels, start and stop |
+//! | [`api`] | gRPC and HTTP to words and back; decides nothing |
+//! | [`settings`], [`limits`], [`clock`], [`fatal`], [`sabotage`] | leaves that every room may use |
 //!
 //! Dependencies point inward only; `tests/tests/tidy.rs` holds that.
 
+pub mod api;
+pub mod cdc;
+pub mod clock;
+pub mod coordination;
+pub mod fatal;
 pub mod limits;
+pub mod node;
 pub mod protocol;
 pub mod sabotage;
+pub mod serve;
+pub mod settings;
+pub mod storage;

@@ -1,6 +1,84 @@
-//! The server's own bounds. What a client must know too stands in [`rdb_proto::limits`].
+//! The server's own bounds: every queue, batch and interval has its name here.
 
-use rdb_proto::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX};
+use rdb_proto::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, MESSAGE_BYTES_MAX};
+use std::time::Duration;
+
+/// Requests that wait for a seat before more are refused as overloaded.
+pub const SEAT_QUEUE_MAX: usize = 4_096;
+
+/// Requests that a seat decides in one step: enough to fill a write to the log, few enough to answer soon.
+pub const SEAT_BATCH_MAX: usize = 1_024;
+
+/// Bytes of all requests that the node has accepted and not answered yet.
+pub const IN_FLIGHT_BYTES_MAX: usize = 128 << 20;
+
+/// Changes of a log that may be under way before its seat takes no more requests: fewer than its writer's queue
+/// holds, so that handing one over never blocks.
+pub const PERSISTING_MAX: usize = LOG_REQUESTS_MAX / 2;
+
+/// Entries that may be committed and not yet in the key index, before a seat takes no more requests. Decisions
+/// keep the state of these in memory.
+pub const INDEX_LAG_ENTRIES_MAX: u64 = 65_536;
+
+/// Bytes of the same.
+pub const INDEX_LAG_BYTES_MAX: usize = 64 << 20;
+
+/// Entries that the key index takes in one batch, unless one commit brings more.
+pub const INDEX_BATCH_ENTRIES_MAX: usize = 8_192;
+
+/// Versions of a key that a history looks up at a time.
+pub const HISTORY_PAGE_VERSIONS: usize = 256;
+
+/// Answers that may be outstanding on one append stream before it reads no further requests.
+pub const APPEND_STREAM_WINDOW_MAX: usize = 4_096;
+
+/// Bytes of events in one message of a change stream or a history; one larger append still goes as one message.
+pub const STREAM_MESSAGE_BYTES: usize = 256 << 10;
+
+/// A subscriber that was caught up and is this many seqs behind is told that it fell behind.
+pub const FELL_BEHIND_SEQS: u64 = 10_000;
+
+/// Least time between two marks on one subscription while events flow.
+pub const MARK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Most time between two marks on one subscription, whatever happens.
+pub const MARK_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// Time that a stopping node gives to requests under way.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// Time that it then gives to seats, logs and index. With the time before, below the five seconds that a stop may
+/// take: what is not written by then is derived or was never acknowledged.
+pub const CLOSE_GRACE: Duration = Duration::from_millis(2_500);
+
+/// How often a seat's state machine is told that time passed.
+pub const TICK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// HTTP/2 window of one call: a few of the largest stream messages.
+pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// HTTP/2 window of one connection.
+pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Calls that may be open on one connection.
+pub const CONNECTION_CALLS_MAX: u32 = 1_024;
+
+/// How often a silent connection is asked whether it is alive.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// How long a position that the database has handed out, and not resolved yet, is waited for.
+pub const RESOLVE_WAIT: Duration = Duration::from_secs(5);
+
+/// Change streams that may be open on a node: each holds a block of every seat's log in memory.
+pub const SUBSCRIPTIONS_MAX: i64 = 1_000;
+
+/// What an overloaded node tells clients to wait, in milliseconds.
+pub const RETRY_AFTER_MS: u64 = 50;
+
+const _: () = assert!(
+    IN_FLIGHT_BYTES_MAX >= 2 * APPEND_BYTES_MAX,
+    "two of the largest appends must be acceptable at once"
+);
 
 /// Most events that wait in a seat for the answer to the allocation before theirs. More are refused as overload.
 /// At 300,000 events/s this is what arrives in 200 ms: an allocation that takes longer is in trouble.
@@ -38,4 +116,87 @@ const _: () = assert!(
 const _: () = assert!(
     SEAT_WAITING_EVENTS_MAX <= SEAT_UNINDEXED_EVENTS_MAX,
     "a full queue must be able to drain while the index catches up"
+);
+
+/// Largest size of a segment file, by default. Small enough to be archived or checked as one piece, large enough
+/// that opening the next one is rare: less than two a second at 100 MB/s.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Largest frame of a log: an append, with what its encoding adds, fits twice over.
+pub const FRAME_BYTES_MAX: u32 = 16 << 20;
+
+/// Least disk that a log claims and zeroes ahead of its end, by default. At 90 MB/s this is what is written while
+/// a disk busy for 170 ms zeroes more.
+pub const LOG_AHEAD_BYTES: u64 = 16 << 20;
+
+/// Disk that is claimed and zeroed at a time: at 300 MB/s it keeps the disk for some 13 ms.
+pub const LOG_CLAIM_BYTES: u64 = 4 << 20;
+
+/// Claimed space that admission leaves for entries that nobody asks room for, such as an epoch's start: some
+/// hundred restarts on a full disk.
+pub const LOG_RESERVE_BYTES: u64 = 64 << 10;
+
+/// Disk that logs leave free, by default: the index and the coordinator's state need some to stop cleanly.
+pub const DISK_KEEP_FREE_BYTES: u64 = 16 << 20;
+
+/// Changes that may wait for a log's writer. A seat's own bounds are far below; this one only keeps a mistake
+/// from growing without end.
+pub const LOG_REQUESTS_MAX: usize = 1_024;
+
+/// Bytes that a log's writer gathers into one write before it syncs.
+pub const LOG_GATHER_BYTES_MAX: usize = 8 << 20;
+
+/// Distance between two entries whose place in a segment is remembered: what finding an entry reads, at most.
+pub const LOG_POINT_BYTES: u64 = 32 << 10;
+
+/// Bytes that sequential reads of a log ask for at once.
+pub const LOG_BLOCK_BYTES: usize = 256 << 10;
+
+/// Quiet time after which a log notes its durable mark.
+pub const LOG_IDLE_MS: u64 = 20;
+
+/// Longest time between two notes of the durable mark under load.
+pub const LOG_NOTE_MS: u64 = 1_000;
+
+/// Bytes that are checked for frames behind a torn tail, in all. Only bytes that look like the head of a frame
+/// are checked, so a tail meets this bound only when it was made to.
+pub const LOG_STRAY_BYTES_MAX: u64 = 4 << 30;
+
+/// Event ids remembered per seat, by default: at 10,000 events/s a retry may come 100 s late.
+pub const EVENT_ID_WINDOW: usize = 1_000_000;
+
+/// Memory for sled's page cache, by default.
+pub const INDEX_CACHE_BYTES: u64 = 32 << 20;
+
+/// Runs (one an entry) that a seat's index gathers in memory before it writes them to sled: the more, the more of
+/// them share one write of their key's head.
+pub const INDEX_OVERLAY_RUNS: usize = 65_536;
+
+/// Memory that they may take.
+pub const INDEX_OVERLAY_BYTES: usize = 12 << 20;
+
+/// As many times either may gather while a first one is being written; then applying waits.
+pub const INDEX_OVERLAYS_MAX: usize = 2;
+
+/// Runs of a chunk of a key's older versions. A head has at most twice as many: it is written anew with every
+/// overlay that touches its key.
+pub const INDEX_CHUNK_RUNS: usize = 32;
+
+/// Keys that a listing reads at once.
+pub const INDEX_LIST_PAGE: usize = 256;
+
+/// Disk that must be free before the index writes. Below [`DISK_KEEP_FREE_BYTES`], which the logs leave.
+pub const INDEX_KEEP_FREE_BYTES: u64 = 8 << 20;
+
+const _: () = assert!(
+    APPEND_BYTES_MAX < MESSAGE_BYTES_MAX && MESSAGE_BYTES_MAX <= 16 << 20,
+    "an append that passed as a message must fit a frame"
+);
+const _: () = assert!(
+    SEGMENT_BYTES >= 2 * (16 << 20),
+    "a segment must hold the largest frame and more"
+);
+const _: () = assert!(
+    INDEX_KEEP_FREE_BYTES < DISK_KEEP_FREE_BYTES,
+    "a log that has filled the disk must leave some to the index"
 );

@@ -39,6 +39,14 @@ sabotages! {
     CommitBeforePersisted = "commit_before_persisted";
     /// Every event of an append gets an entry and a disk write of its own (section 3, atomic append).
     SplitAppend = "split_append";
+    /// Entries are acknowledged without waiting for the disk (section 8).
+    NoFsync = "no_fsync";
+    /// The end of the log is taken as it stands, its checks not looked at (section 8).
+    TornTailKept = "torn_tail_kept";
+    /// Damage before the durable mark is cut like a torn tail (section 8).
+    DamageCut = "damage_cut";
+    /// The window of event ids starts empty after a restart (rule 6.6).
+    WindowNotRecovered = "window_not_recovered";
 }
 
 #[cfg(not(feature = "sabotage"))]

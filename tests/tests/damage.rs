@@ -87,10 +87,11 @@ impl Specimen {
                     "{what}: {kept} of {} events",
                     self.events.len()
                 );
-                assert_eq!(
-                    events[..],
-                    self.events[..kept],
-                    "{what}: what is served is what was written"
+                // What a seat lost at its end may stand before events of the other seat.
+                let mut written = self.events.iter();
+                assert!(
+                    events.iter().all(|event| written.any(|other| other == event)),
+                    "{what}: what is served is what was written, in its order: {events:?}"
                 );
                 false
             }

@@ -50,12 +50,16 @@ impl Drop for SmallDisk {
 
 const PAYLOAD_BYTES: usize = 256 << 10;
 
-/// Writes until the disk is full; how many were acknowledged, and the refusal.
+/// Writes until no key can be written any more, since each seat has claimed space of its own; how many writes were
+/// acknowledged, and the last refusal.
 async fn fill(api: &mut Api, payload: &str) -> (u64, Refusal) {
+    const KEYS: u64 = 10;
+    let (mut written, mut refused_in_a_row) = (0, 0);
     for n in 0..10_000 {
-        match api.write(&format!("k{}", n % 10), payload).await {
-            Ok(_) => {}
-            Err(refusal) => return (n, refusal),
+        match api.write(&format!("k{}", n % KEYS), payload).await {
+            Ok(_) => (written, refused_in_a_row) = (written + 1, 0),
+            Err(refusal) if refused_in_a_row == KEYS => return (written, refusal),
+            Err(_) => refused_in_a_row += 1,
         }
     }
     panic!("the disk never gets full");

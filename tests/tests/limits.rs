@@ -374,7 +374,7 @@ async fn garbage_is_an_error_and_the_next_request_works() {
     let garbage: [&[u8]; 4] = [
         b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
         b"\x12\x7fx",
-        b"\x10\x01",
+        b"\x09abcdefgh",
         &[0x0b; 300],
     ];
     for call in calls {

@@ -130,7 +130,7 @@ async fn a_setting_that_cannot_be_is_named_with_its_value() {
         .must_not_start()
         .await;
     assert_refused(&ended, &["--no-such-flag"]);
-    assert_eq!(ended.code(), Some(2));
+    assert_eq!(ended.code(), Some(78));
 }
 
 /// Files of a later release are refused and left as they are (DESIGN 8).

@@ -138,7 +138,8 @@ fn answer_to_known(proposal: &Proposal, known: Vec<KnownEvent>) -> Outcome {
 /// The first attempt can only have numbers above `retried_since`, so from there on every id must be remembered.
 fn too_old(proposal: &Proposal) -> Option<EventId> {
     let since = proposal.retried_since?;
-    if since.next() >= proposal.remembered_from {
+    // A stranger's number: it may be the highest there is, so nothing is added to it.
+    if since >= proposal.remembered_from.previous() {
         return None;
     }
     proposal.events.first().map(|event| event.event_id)

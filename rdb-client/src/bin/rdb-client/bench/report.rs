@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Digits of a latency that are right.
 const DIGITS: u8 = 3;
 /// Longer latencies count as this long.
-const LATENCY_MAX: Duration = Duration::from_secs(3_600);
+const LATENCY_MAX: Duration = Duration::from_hours(1);
 
 /// What one client counted.
 #[derive(Debug)]

@@ -1,0 +1,149 @@
+//! The gRPC and HTTP surfaces: wire types to words and back. Nothing is decided here.
+
+mod cluster;
+pub mod grpc;
+pub mod http;
+mod read;
+mod status;
+mod subscribe;
+mod undecodable;
+mod write;
+
+use crate::node::Handle;
+use crate::node::telemetry::Method;
+use rdb_proto::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::v1;
+use rdb_proto::v1::changes_server::{Changes, ChangesServer};
+use rdb_proto::v1::cluster_server::{Cluster, ClusterServer};
+use rdb_proto::v1::data_server::{Data, DataServer};
+use tonic::{Request, Response, Status, Streaming};
+
+/// The services of one node.
+#[derive(Debug, Clone)]
+pub struct Api {
+    node: Handle,
+}
+
+impl Api {
+    /// Serves this node.
+    pub const fn new(node: Handle) -> Self {
+        Self { node }
+    }
+
+    /// Keys.
+    pub fn data(&self) -> DataServer<Self> {
+        DataServer::new(self.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// The change stream.
+    pub fn changes(&self) -> ChangesServer<Self> {
+        ChangesServer::new(self.clone()).max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// What the database looks like.
+    pub fn cluster(&self) -> ClusterServer<Self> {
+        ClusterServer::new(self.clone())
+    }
+
+    /// Runs one call: counts it, times it, and turns its error into a status.
+    async fn call<T>(
+        &self,
+        method: Method,
+        call: impl Future<Output = Result<T, status::CallError>>,
+    ) -> Result<Response<T>, Status> {
+        let began = crate::clock::monotonic();
+        let result = call.await;
+        let reason = result.as_ref().err().map(status::CallError::reason);
+        self.node.telemetry().called(method, reason, began);
+        Ok(Response::new(result?))
+    }
+}
+
+#[tonic::async_trait]
+impl Data for Api {
+    async fn write(&self, request: Request<v1::WriteRequest>) -> Result<Response<v1::WriteResponse>, Status> {
+        self.call(Method::Write, write::write(&self.node, request.into_inner()))
+            .await
+    }
+
+    async fn append(
+        &self,
+        request: Request<v1::AppendRequest>,
+    ) -> Result<Response<v1::AppendResponse>, Status> {
+        self.call(Method::Append, write::append(&self.node, request.into_inner()))
+            .await
+    }
+
+    type AppendStreamStream = write::AppendAnswers;
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<v1::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        let stream = async { Ok(write::append_stream(&self.node, request.into_inner())) };
+        self.call(Method::AppendStream, stream).await
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        self.call(Method::Delete, write::delete(&self.node, request.into_inner()))
+            .await
+    }
+
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadResponse>, Status> {
+        self.call(Method::Read, read::read(&self.node, request.into_inner()))
+            .await
+    }
+
+    type HistoryStream = read::History;
+
+    async fn history(
+        &self,
+        request: Request<v1::HistoryRequest>,
+    ) -> Result<Response<Self::HistoryStream>, Status> {
+        self.call(Method::History, read::history(&self.node, request.into_inner()))
+            .await
+    }
+
+    async fn list_keys(
+        &self,
+        request: Request<v1::ListKeysRequest>,
+    ) -> Result<Response<v1::ListKeysResponse>, Status> {
+        self.call(
+            Method::ListKeys,
+            read::list_keys(&self.node, request.into_inner()),
+        )
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl Changes for Api {
+    type SubscribeStream = subscribe::ChangeStream;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        self.call(
+            Method::Subscribe,
+            subscribe::subscribe(&self.node, request.into_inner()),
+        )
+        .await
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for Api {
+    async fn status(
+        &self,
+        _request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        let status = async { Ok(cluster::status(&self.node)) };
+        self.call(Method::Status, status).await
+    }
+}

@@ -1,0 +1,51 @@
+//! The only reader of time and entropy, so that a simulation can stand in for both.
+
+use rdb_proto::types::Timestamp;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+/// Wall-clock time. May jump; never decides about safety.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn utc_now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Monotonic time, for measuring.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn monotonic() -> Instant {
+    Instant::now()
+}
+
+/// Waits. Cancel safe: dropping the future forgets the wait.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub async fn sleep(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+/// Waits for a future, at most for `limit`; `None` when that passed first.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    tokio::time::timeout(limit, future).await.ok()
+}
+
+/// Fires first after one `period`, then once each; late ticks are skipped, not caught up.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.reset();
+    ticks
+}
+
+/// A new UUID whose order follows time.
+pub fn new_uuid() -> Uuid {
+    Uuid::now_v7()
+}
+
+/// A random number that is not 0.
+pub fn random_u64() -> u64 {
+    let (high, low) = Uuid::new_v4().as_u64_pair();
+    // A version 4 UUID has six fixed bits; both halves together leave none of the 64 bits fixed.
+    (high ^ low.rotate_left(32)).max(1)
+}

@@ -1,0 +1,516 @@
+//! The loop around one seat: input, step, perform. One task owns the state machine; all others send it messages.
+
+use super::Append;
+use super::error::NodeError;
+use super::indexer::{Committed, Indexer};
+use super::status::{SeatState, SeatView};
+use super::telemetry::Telemetry;
+use crate::cdc::Marks;
+use crate::clock;
+use crate::coordination::{Allocation, CoordinationError, Coordinator, Granted};
+use crate::limits::{
+    INDEX_LAG_BYTES_MAX, INDEX_LAG_ENTRIES_MAX, PERSISTING_MAX, SEAT_BATCH_MAX, TICK_INTERVAL,
+};
+use crate::protocol::{
+    AllocationId, Effect, Input, KeyState, KnownEvent, Outcome, PersistTicket, Proposal, ProposalId, ReadId,
+    RoleName, Seat, Tick,
+};
+use crate::storage::{Admission, KeyIndex, NoRoom, SeatLog, StorageError, Ticket};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use rdb_proto::entry::{Entry, EntryBody};
+use rdb_proto::types::{Epoch, LogIndex, SeatId, Seq};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+
+/// What a client's request asks of a seat.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Append events.
+    Append(AppendCommand),
+    /// Confirm that a read may be answered once the index has applied the entry that comes back.
+    Read(oneshot::Sender<Result<LogIndex, NodeError>>),
+}
+
+/// An append on its way through the seat.
+#[derive(Debug)]
+pub(super) struct AppendCommand {
+    pub(super) append: Append,
+    pub(super) reply: oneshot::Sender<Result<Outcome, NodeError>>,
+    /// Its part of the node's budget of bytes in flight. It goes with the work and not with who waits for it: a
+    /// client that goes away leaves its request behind.
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+/// What a driver is built from.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) id: SeatId,
+    /// Position of the seat in `marks`.
+    pub(super) position: usize,
+    pub(super) seat: Seat,
+    /// Highest epoch that the member has on disk.
+    pub(super) promised: Epoch,
+    pub(super) log: SeatLog,
+    pub(super) log_progress: watch::Receiver<LogProgress>,
+    pub(super) index: Arc<dyn KeyIndex>,
+    pub(super) indexer: Indexer,
+    pub(super) coordinator: Arc<dyn Coordinator>,
+    pub(super) marks: Arc<Marks>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) data_dir: PathBuf,
+}
+
+/// What the seat's log has reported. Each report covers those before it, so the latest of each kind is enough, and
+/// telling it never blocks the log's threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct LogProgress {
+    pub(super) persisted: Option<Ticket>,
+    pub(super) promised: Option<Epoch>,
+    /// How often the room in the log changed.
+    pub(super) room_changes: u64,
+}
+
+/// An append that was proposed and is not answered yet.
+#[derive(Debug)]
+struct Waiting {
+    reply: oneshot::Sender<Result<Outcome, NodeError>>,
+    /// Room in the log, kept until the answer.
+    _admission: Admission,
+    _permit: OwnedSemaphorePermit,
+}
+
+type Allocating = BoxFuture<'static, (AllocationId, Result<Allocation, CoordinationError>)>;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct SeatDriver {
+    parts: Parts,
+    view: watch::Sender<SeatView>,
+    started: Instant,
+    log_seen: LogProgress,
+    effects: Vec<Effect>,
+    inputs: VecDeque<Input>,
+    allocating: FuturesUnordered<Allocating>,
+    appends: BTreeMap<ProposalId, Waiting>,
+    reads: BTreeMap<ReadId, oneshot::Sender<Result<LogIndex, NodeError>>>,
+    next_name: u64,
+    /// Last seq of each change of the log that is not durable yet.
+    persisting: VecDeque<(PersistTicket, Seq)>,
+    /// Committed entries that the index has not applied, with their bytes.
+    unindexed: VecDeque<(LogIndex, usize)>,
+    unindexed_bytes: usize,
+    /// Taken from the queue, and waiting for the log to claim disk.
+    stalled: VecDeque<AppendCommand>,
+    is_room_awaited: bool,
+    /// Bytes that the full disk refused last; `None` when it is not full.
+    refused_bytes: Option<u64>,
+    /// The coordinator did not grant the seat: asked again with every tick, above this epoch.
+    not_granted: Option<Epoch>,
+}
+
+impl SeatDriver {
+    /// Makes the driver and the view of it that others follow.
+    pub(super) fn new(parts: Parts) -> (Self, watch::Receiver<SeatView>) {
+        let view = watch::Sender::new(view_of(&parts.seat, LogIndex::ZERO, false));
+        let follow = view.subscribe();
+        let driver = Self {
+            parts,
+            view,
+            started: clock::monotonic(),
+            log_seen: LogProgress::default(),
+            effects: Vec::new(),
+            inputs: VecDeque::new(),
+            allocating: FuturesUnordered::new(),
+            appends: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            next_name: 0,
+            persisting: VecDeque::new(),
+            unindexed: VecDeque::new(),
+            unindexed_bytes: 0,
+            stalled: VecDeque::new(),
+            is_room_awaited: false,
+            refused_bytes: None,
+            not_granted: None,
+        };
+        (driver, follow)
+    }
+
+    #[expect(
+        clippy::cognitive_complexity,
+        reason = "the event loop: one branch for each kind of thing that happens"
+    )]
+    /// Drives the seat until `draining`, then answers what it has taken and closes the log.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        draining: impl Future<Output = ()> + Send,
+    ) {
+        self.campaign(self.parts.promised).await;
+        let mut applied = self.parts.indexer.applied();
+        let mut counter = self.parts.coordinator.counter();
+        let mut ticks = clock::ticks(TICK_INTERVAL);
+        let mut taken = Vec::with_capacity(SEAT_BATCH_MAX);
+        let (mut is_draining, mut is_closed) = (false, false);
+        tokio::pin!(draining);
+        self.inputs
+            .push_back(Input::CounterObserved(*counter.borrow_and_update()));
+        loop {
+            self.step_all().await;
+            self.publish();
+            if is_draining && is_closed && self.is_idle() {
+                break;
+            }
+            let may_take = self.may_take();
+            if may_take && self.take_stalled() {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                Ok(()) = self.parts.log_progress.changed() => self.on_log_progress(),
+                Some((request, result)) = self.allocating.next() => self.on_allocated(request, result),
+                Ok(()) = applied.changed() => {
+                    let index = *applied.borrow_and_update();
+                    self.on_indexed(index);
+                }
+                Ok(()) = counter.changed() => {
+                    self.inputs.push_back(Input::CounterObserved(*counter.borrow_and_update()));
+                }
+                count = commands.recv_many(&mut taken, SEAT_BATCH_MAX), if may_take && !is_closed => {
+                    is_closed = count == 0;
+                    self.take(taken.drain(..));
+                }
+                () = &mut draining, if !is_draining => {
+                    is_draining = true;
+                    commands.close();
+                }
+                _ = ticks.tick() => self.tick().await,
+            }
+        }
+        let Parts { log, indexer, .. } = self.parts;
+        // Both wait for threads. A join error means a panic there, which has ended the process.
+        drop(tokio::task::spawn_blocking(move || (indexer.finish(), log.close())).await);
+    }
+
+    /// Whether everything that was taken is answered.
+    fn is_idle(&self) -> bool {
+        self.appends.is_empty() && self.reads.is_empty() && self.stalled.is_empty()
+    }
+
+    /// Whether more can be decided: the index is near enough to the log, and the log to its disk (so that handing
+    /// a change over never blocks).
+    fn may_take(&self) -> bool {
+        let lag = u64::try_from(self.unindexed.len()).unwrap_or(u64::MAX);
+        lag < INDEX_LAG_ENTRIES_MAX
+            && self.unindexed_bytes < INDEX_LAG_BYTES_MAX
+            && self.persisting.len() < PERSISTING_MAX
+            && !self.is_room_awaited
+    }
+
+    async fn tick(&mut self) {
+        self.inputs.push_back(Input::Tick);
+        if let Some(seen) = self.not_granted {
+            self.campaign(seen).await;
+        }
+        // A node that is not ready gets no writes, so no write would find out that there is space again.
+        if self
+            .refused_bytes
+            .is_some_and(|bytes| self.parts.log.admit(bytes).is_ok())
+        {
+            self.refused_bytes = None;
+        }
+    }
+
+    async fn campaign(&mut self, seen: Epoch) {
+        match self.parts.coordinator.campaign(self.parts.id, seen).await {
+            Ok(Granted { epoch, membership }) => {
+                self.not_granted = None;
+                self.inputs.push_back(Input::Won { epoch, membership });
+            }
+            Err(error) => {
+                if self.not_granted.replace(seen).is_none() {
+                    tracing::error!(seat = %self.parts.id, %error, "the seat is not granted; trying again");
+                }
+            }
+        }
+    }
+
+    fn on_log_progress(&mut self) {
+        let before = self.log_seen;
+        let now = *self.parts.log_progress.borrow_and_update();
+        self.log_seen = now;
+        if let Some(epoch) = now.promised.filter(|_| now.promised != before.promised) {
+            self.inputs.push_back(Input::PromisePersisted(epoch));
+        }
+        if let Some(Ticket(ticket)) = now.persisted.filter(|_| now.persisted != before.persisted) {
+            let ticket = PersistTicket(ticket);
+            while let Some((_, seq)) = self.persisting.pop_front_if(|(waiting, _)| *waiting <= ticket) {
+                self.parts.coordinator.note_durable(seq);
+            }
+            self.inputs.push_back(Input::Persisted(ticket));
+        }
+        if now.room_changes != before.room_changes {
+            self.is_room_awaited = false;
+        }
+    }
+
+    fn on_allocated(&mut self, request: AllocationId, result: Result<Allocation, CoordinationError>) {
+        self.inputs.push_back(match result {
+            Ok(Allocation { first, time }) => Input::Allocated { request, first, time },
+            Err(error) => {
+                tracing::warn!(seat = %self.parts.id, %error, "no numbers from the coordinator");
+                Input::AllocationVoid { request }
+            }
+        });
+    }
+
+    fn on_indexed(&mut self, index: LogIndex) {
+        while let Some((_, bytes)) = self.unindexed.pop_front_if(|(waiting, _)| *waiting <= index) {
+            self.unindexed_bytes = self.unindexed_bytes.saturating_sub(bytes);
+        }
+        self.inputs.push_back(Input::Indexed(index));
+    }
+
+    /// Takes what waited for room; whether anything did.
+    fn take_stalled(&mut self) -> bool {
+        let stalled = std::mem::take(&mut self.stalled);
+        let is_any = !stalled.is_empty();
+        self.take(stalled.into_iter().map(Command::Append));
+        is_any
+    }
+
+    /// Turns commands into inputs, in their order.
+    fn take(&mut self, commands: impl IntoIterator<Item = Command>) {
+        let mut proposals = Vec::new();
+        for command in commands {
+            match command {
+                Command::Append(command) if self.is_room_awaited => self.stalled.push_back(command),
+                Command::Append(command) => proposals.extend(self.propose(command)),
+                Command::Read(reply) => {
+                    let read = ReadId(self.name());
+                    self.reads.insert(read, reply);
+                    self.inputs.push_back(Input::Read(read));
+                }
+            }
+        }
+        if !proposals.is_empty() {
+            self.inputs.push_back(Input::Propose(proposals));
+        }
+    }
+
+    /// A proposal with what the index knows; `None` when it was refused or has to wait for room.
+    fn propose(&mut self, command: AppendCommand) -> Option<Proposal> {
+        let bytes = SeatLog::bytes_on_disk(command.append.body_bytes());
+        let admission = match self.parts.log.admit(bytes) {
+            Ok(admission) => admission,
+            Err(NoRoom::Soon) => {
+                self.is_room_awaited = true;
+                self.stalled.push_back(command);
+                return None;
+            }
+            Err(NoRoom::DiskFull { free_bytes, .. }) => {
+                self.refused_bytes = Some(bytes);
+                answer(
+                    command.reply,
+                    Err(NodeError::DiskFull {
+                        path: self.parts.data_dir.clone(),
+                        free_bytes,
+                    }),
+                );
+                return None;
+            }
+        };
+        let AppendCommand {
+            append,
+            reply,
+            permit,
+        } = command;
+        let id = ProposalId(self.name());
+        match look_up(&*self.parts.index, id, append) {
+            Ok(proposal) => {
+                self.appends.insert(
+                    id,
+                    Waiting {
+                        reply,
+                        _admission: admission,
+                        _permit: permit,
+                    },
+                );
+                Some(proposal)
+            }
+            Err(error) => {
+                answer(reply, Err(error.into()));
+                None
+            }
+        }
+    }
+
+    const fn name(&mut self) -> u64 {
+        self.next_name = self.next_name.wrapping_add(1);
+        self.next_name
+    }
+
+    /// Steps through every input that waits, and those that performing the effects brings.
+    async fn step_all(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            tracing::trace!(seat = %self.parts.id, %input);
+            let since_start = clock::monotonic().saturating_duration_since(self.started);
+            let now = Tick(u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX));
+            let mut effects = std::mem::take(&mut self.effects);
+            self.parts.seat.step(now, input, &mut effects);
+            for effect in effects.drain(..) {
+                tracing::trace!(seat = %self.parts.id, %effect);
+                self.perform(effect).await;
+            }
+            self.effects = effects;
+        }
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::EpochTooLow { promised, .. } => self.campaign(promised).await,
+            Effect::PersistPromise(epoch) => self.parts.log.promise(epoch),
+            Effect::Persist {
+                ticket,
+                truncate_from,
+                entries,
+            } => {
+                let last_seq = entries.iter().rev().find_map(|entry| entry.seqs());
+                self.persisting
+                    .push_back((ticket, last_seq.map_or(Seq::ZERO, |(_, last)| last)));
+                self.parts.log.persist(Ticket(ticket.0), truncate_from, entries);
+            }
+            Effect::Allocate { request, count } => self.allocate(request, count),
+            Effect::Reply { proposal, outcome } => {
+                if let Some(waiting) = self.appends.remove(&proposal) {
+                    answer(waiting.reply, Ok(outcome));
+                }
+            }
+            Effect::ReadConfirmed { read, index } => {
+                if let Some(reply) = self.reads.remove(&read) {
+                    answer(reply, Ok(index));
+                }
+            }
+            Effect::ReadRefused { read, refusal } => {
+                if let Some(reply) = self.reads.remove(&read) {
+                    answer(
+                        reply,
+                        Err(NodeError::Refused {
+                            seat: self.parts.id,
+                            refusal,
+                        }),
+                    );
+                }
+            }
+            Effect::Committed { index, entries } => self.commit(index, entries),
+            Effect::Resolved { mark, commit } => {
+                // The commit first: whoever sees the mark must find every entry that it rests on.
+                self.parts.marks.commit(self.parts.position, commit);
+                self.parts.marks.resolve(self.parts.position, mark);
+            }
+        }
+    }
+
+    fn allocate(&mut self, request: AllocationId, count: u64) {
+        let coordinator = Arc::clone(&self.parts.coordinator);
+        let mut allocating: Allocating =
+            Box::pin(async move { (request, coordinator.allocate(count).await) });
+        // The embedded coordinator answers at once; a round through the task's queue would cost a wake-up.
+        match (&mut allocating).now_or_never() {
+            Some((request, result)) => self.on_allocated(request, result),
+            None => self.allocating.push(allocating),
+        }
+    }
+
+    fn commit(&mut self, index: LogIndex, entries: Vec<Arc<Entry>>) {
+        self.parts.marks.commit(self.parts.position, index);
+        self.parts.log.note_commit(index);
+        let mut events = 0;
+        for entry in &entries {
+            let bytes = entry.body_bytes();
+            self.unindexed.push_back((entry.index, bytes));
+            self.unindexed_bytes = self.unindexed_bytes.saturating_add(bytes);
+            if let EntryBody::Events(stored) = &entry.body {
+                events += stored.count();
+            }
+        }
+        self.parts.telemetry.events_committed.inc_by(events);
+        self.parts.indexer.hand_over(Committed { upto: index, entries });
+    }
+
+    fn publish(&self) {
+        let next = view_of(
+            &self.parts.seat,
+            self.parts.index.applied(),
+            self.refused_bytes.is_some(),
+        );
+        self.view.send_if_modified(|view| {
+            let is_new_state = view.state != next.state;
+            if is_new_state {
+                tracing::info!(seat = %self.parts.id, epoch = %next.epoch, "seat is {}", next.state.as_str());
+            }
+            *view = next;
+            // Those who wait, wait for a state; numbers are only looked at.
+            is_new_state
+        });
+    }
+}
+
+/// A client that has gone does not need to be told.
+fn answer<T>(reply: oneshot::Sender<T>, answer: T) {
+    drop(reply.send(answer));
+}
+
+fn view_of(seat: &Seat, indexed_index: LogIndex, is_disk_full: bool) -> SeatView {
+    let leader = seat.leader();
+    SeatView {
+        state: match seat.role() {
+            RoleName::Leader => SeatState::Leading,
+            RoleName::Candidate | RoleName::Recovering => SeatState::Recovering,
+            RoleName::Follower if leader.is_some() => SeatState::Following,
+            RoleName::Follower => SeatState::Vacant,
+        },
+        leader: leader.map(|(node, _)| node),
+        epoch: leader.map_or_else(|| seat.promised(), |(_, epoch)| epoch),
+        last_index: seat.log_end().index,
+        commit_index: seat.commit(),
+        indexed_index,
+        last_seq: seat.last_seq(),
+        resolved: seat.mark().seq,
+        is_disk_full,
+    }
+}
+
+fn look_up(index: &dyn KeyIndex, id: ProposalId, append: Append) -> Result<Proposal, StorageError> {
+    // Read first: what is applied while the rest is looked up only makes the answers newer than `as_of` says.
+    let as_of = index.applied();
+    let standing = index.standing(&append.name)?;
+    let known = append.events.iter().filter_map(|event| {
+        let known = index.known(&event.event_id, &append.name)?;
+        Some(KnownEvent {
+            event_id: event.event_id,
+            seq: known.seq,
+            version: known.version,
+            is_same_key: known.is_same_key,
+        })
+    });
+    Ok(Proposal {
+        id,
+        known: known.collect(),
+        name: append.name,
+        expect: append.expect,
+        events: append.events,
+        retried_since: append.retried_since,
+        as_of,
+        committed: KeyState {
+            version: standing.version,
+            seq: standing.seq,
+            is_deleted: standing.is_deleted,
+        },
+        remembered_from: index.remembered_from(),
+    })
+}

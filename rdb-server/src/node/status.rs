@@ -1,0 +1,93 @@
+//! What the node looks like from outside, in words.
+
+use rdb_proto::types::{Epoch, LogIndex, NodeId, SeatId, Seq};
+use std::time::Duration;
+
+/// What a seat's member is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeatState {
+    /// Nobody is known to lead.
+    Vacant,
+    /// Another node leads.
+    Following,
+    /// This node won the seat and is not ready to serve.
+    Recovering,
+    /// This node leads.
+    Leading,
+}
+
+impl SeatState {
+    /// The word that users see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Vacant => "vacant",
+            Self::Following => "following",
+            Self::Recovering => "recovering",
+            Self::Leading => "leading",
+        }
+    }
+}
+
+/// One seat's member on this node at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeatView {
+    /// What it is doing.
+    pub state: SeatState,
+    /// Who leads.
+    pub leader: Option<NodeId>,
+    /// Epoch that it is led under, as far as known.
+    pub epoch: Epoch,
+    /// Last entry of the log.
+    pub last_index: LogIndex,
+    /// Last committed entry.
+    pub commit_index: LogIndex,
+    /// Last entry in the key index.
+    pub indexed_index: LogIndex,
+    /// Seq of the last event in the log.
+    pub last_seq: Seq,
+    /// The seat's resolved mark.
+    pub resolved: Seq,
+    /// Whether the last append was refused because the disk is full.
+    pub is_disk_full: bool,
+}
+
+/// A seat with its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedSeat {
+    /// Which seat.
+    pub id: SeatId,
+    /// How it stands.
+    pub view: SeatView,
+}
+
+/// The whole node.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Last seq known to be handed out.
+    pub counter: Seq,
+    /// The database's resolved mark.
+    pub resolved: Seq,
+    /// Seats in the order of group and side.
+    pub seats: Vec<NamedSeat>,
+    /// Free bytes where the data lives.
+    pub disk_free_bytes: u64,
+    /// Why writes are refused; `None` when they are not.
+    pub refuses_writes: Option<&'static str>,
+    /// Since the node was ready.
+    pub uptime: Duration,
+}
+
+impl Status {
+    /// Why the node is not healthy, in order of weight; empty when it is.
+    pub fn complaints(&self) -> Vec<String> {
+        let mut complaints: Vec<String> = self.refuses_writes.iter().map(|&why| why.to_owned()).collect();
+        for seat in &self.seats {
+            match seat.view.state {
+                SeatState::Leading | SeatState::Following => {}
+                SeatState::Vacant => complaints.push(format!("seat {} has no leader", seat.id)),
+                SeatState::Recovering => complaints.push(format!("seat {} is being recovered", seat.id)),
+            }
+        }
+        complaints
+    }
+}

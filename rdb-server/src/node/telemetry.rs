@@ -1,0 +1,253 @@
+//! What the node tells operators: the metrics, all of them in one table, and the set-up of its own log.
+
+use super::status::Status;
+use crate::clock;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use rdb_proto::reason::Reason;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// Calls that are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(missing_docs, reason = "each is the call of that name")]
+pub enum Method {
+    Write,
+    Append,
+    AppendStream,
+    Delete,
+    Read,
+    History,
+    ListKeys,
+    Subscribe,
+    Status,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: Method,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabel {
+    method: Method,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SeatLabels {
+    group: u32,
+    seat: u32,
+}
+
+type SeatGauge = Family<SeatLabels, Gauge>;
+
+/// The node's metrics.
+pub struct Telemetry {
+    registry: Registry,
+    calls: Family<CallLabels, Counter>,
+    call_seconds: Family<MethodLabel, Histogram>,
+    /// Events committed by seats that this node leads.
+    pub events_committed: Counter,
+    /// Events sent to subscribers.
+    pub events_streamed: Counter,
+    /// Change streams that are open.
+    pub subscribers: Gauge,
+    log_sync_seconds: Histogram,
+    log_written_bytes: Counter,
+    counter_seq: Gauge,
+    resolved_seq: Gauge,
+    disk_free: Gauge,
+    seat_epoch: SeatGauge,
+    seat_last_index: SeatGauge,
+    seat_commit_index: SeatGauge,
+    seat_indexed_index: SeatGauge,
+    seat_resolved_seq: SeatGauge,
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Telemetry")
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Telemetry {
+    /// All metrics at zero.
+    pub fn new() -> Self {
+        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_05, 2.0, 16));
+        let mut this = Self {
+            registry: Registry::with_prefix("rdb"),
+            calls: Family::default(),
+            call_seconds: Family::new_with_constructor(seconds),
+            events_committed: Counter::default(),
+            events_streamed: Counter::default(),
+            subscribers: Gauge::default(),
+            log_sync_seconds: seconds(),
+            log_written_bytes: Counter::default(),
+            counter_seq: Gauge::default(),
+            resolved_seq: Gauge::default(),
+            disk_free: Gauge::default(),
+            seat_epoch: Family::default(),
+            seat_last_index: Family::default(),
+            seat_commit_index: Family::default(),
+            seat_indexed_index: Family::default(),
+            seat_resolved_seq: Family::default(),
+        };
+        this.register_node();
+        this.register_seats();
+        this
+    }
+
+    /// The table: name, meaning, metric. README repeats it, and a test compares the two.
+    fn register_node(&mut self) {
+        let r = &mut self.registry;
+        let release = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        r.register("build", "Release of the server", release);
+        r.register(
+            "calls",
+            "Calls answered, by method and reason (OK when they succeeded)",
+            self.calls.clone(),
+        );
+        r.register_with_unit(
+            "call",
+            "Time from a request's arrival to its answer",
+            Unit::Seconds,
+            self.call_seconds.clone(),
+        );
+        r.register(
+            "events_committed",
+            "Events committed by seats led here",
+            self.events_committed.clone(),
+        );
+        r.register(
+            "events_streamed",
+            "Events sent to subscribers",
+            self.events_streamed.clone(),
+        );
+        r.register(
+            "subscribers",
+            "Change streams that are open",
+            self.subscribers.clone(),
+        );
+        r.register_with_unit(
+            "log_sync",
+            "Time of one write and fdatasync of a log",
+            Unit::Seconds,
+            self.log_sync_seconds.clone(),
+        );
+        r.register(
+            "log_written_bytes",
+            "Bytes written to logs",
+            self.log_written_bytes.clone(),
+        );
+        r.register(
+            "counter_seq",
+            "Last seq known to be handed out",
+            self.counter_seq.clone(),
+        );
+        r.register(
+            "resolved_seq",
+            "No event at or below it is still to come",
+            self.resolved_seq.clone(),
+        );
+        r.register(
+            "disk_free_bytes",
+            "Free bytes on the file system of DATA_DIR",
+            self.disk_free.clone(),
+        );
+    }
+
+    /// The table's part for each seat.
+    fn register_seats(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "seat_epoch",
+            "Number of the epoch the seat is led under",
+            self.seat_epoch.clone(),
+        );
+        r.register(
+            "seat_last_index",
+            "Last entry in the seat's log",
+            self.seat_last_index.clone(),
+        );
+        r.register(
+            "seat_commit_index",
+            "Last committed entry of the seat",
+            self.seat_commit_index.clone(),
+        );
+        r.register(
+            "seat_indexed_index",
+            "Last entry in the seat's key index",
+            self.seat_indexed_index.clone(),
+        );
+        r.register(
+            "seat_resolved_seq",
+            "Resolved mark of the seat",
+            self.seat_resolved_seq.clone(),
+        );
+    }
+
+    /// Counts one call and its time.
+    pub fn called(&self, method: Method, refused: Option<Reason>, began: Instant) {
+        let reason = refused.map_or("OK", Reason::as_str);
+        self.calls.get_or_create(&CallLabels { method, reason }).inc();
+        let took = clock::monotonic().saturating_duration_since(began);
+        self.call_seconds
+            .get_or_create(&MethodLabel { method })
+            .observe(took.as_secs_f64());
+    }
+
+    /// Counts one write and sync of a log.
+    pub fn synced(&self, bytes: u64, took: Duration) {
+        self.log_written_bytes.inc_by(bytes);
+        self.log_sync_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The metrics in the OpenMetrics text format, with the gauges set from `status`.
+    pub fn render(&self, status: &Status) -> String {
+        let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.counter_seq, status.counter.get());
+        set(&self.resolved_seq, status.resolved.get());
+        set(&self.disk_free, status.disk_free_bytes);
+        for seat in &status.seats {
+            let labels = SeatLabels {
+                group: seat.id.group.0,
+                seat: seat.id.side.number(),
+            };
+            let view = &seat.view;
+            set(&self.seat_epoch.get_or_create(&labels), view.epoch.number);
+            set(
+                &self.seat_last_index.get_or_create(&labels),
+                view.last_index.get(),
+            );
+            set(
+                &self.seat_commit_index.get_or_create(&labels),
+                view.commit_index.get(),
+            );
+            set(
+                &self.seat_indexed_index.get_or_create(&labels),
+                view.indexed_index.get(),
+            );
+            set(
+                &self.seat_resolved_seq.get_or_create(&labels),
+                view.resolved.get(),
+            );
+        }
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(fmt::Error) => unreachable!("writing to a string does not fail"),
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Settings: every environment variable and flag, its default and its limits. Checked once, at the start.
+
+use clap::error::ContextKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use rdb_proto::types::GroupId;
+use std::error::Error as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// A node of RDB, a distributed, replicated event database.
+///
+/// Without settings it starts standalone: one node, its data in ./rdb-data, gRPC on port 2048 and HTTP (health,
+/// metrics) on port 2049. An acknowledged write is on stable storage.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "rdb-server", version, max_term_width = 110)]
+pub struct Settings {
+    /// etcd endpoints, comma separated. Empty: standalone.
+    #[arg(long, env = "ETCD", default_value = "", value_name = "HOST:PORT,...")]
+    pub etcd: String,
+
+    /// Name of the node. Default: the host name.
+    #[arg(long, env = "NODE", default_value_t = host_name(), hide_default_value = true)]
+    pub node: String,
+
+    /// Address that others reach the node at.
+    #[arg(long, env = "ADDRESS", default_value = "127.0.0.1", value_name = "HOST")]
+    pub address: String,
+
+    /// Address to listen on. Default: loopback when ADDRESS is loopback, else every interface.
+    #[arg(long, env = "LISTEN", value_name = "IP")]
+    pub listen: Option<IpAddr>,
+
+    /// Port for gRPC. 0: any free one; the line `ready` names it.
+    #[arg(long, env = "PORT", default_value_t = 2048)]
+    pub port: u16,
+
+    /// Port for health, readiness and metrics over HTTP. 0: any free one; the line `ready` names it.
+    #[arg(long, env = "HTTP_PORT", default_value_t = 2049)]
+    pub http_port: u16,
+
+    /// Where data lives. Created when missing; one server at a time.
+    #[arg(long, env = "DATA_DIR", default_value = "./rdb-data", value_name = "PATH")]
+    pub data_dir: PathBuf,
+
+    /// Name of the database. Fixed when the data directory is created.
+    #[arg(long, env = "DB", default_value = "rdb", value_name = "NAME")]
+    pub db: String,
+
+    /// Groups that keys are spread over, 1 to 64; each has two seats. Fixed when the data directory is created.
+    #[arg(long, env = "SHARD_GROUPS", default_value_t = 1, value_name = "N")]
+    pub shard_groups: u32,
+
+    /// Members of a group. 1 in standalone mode.
+    #[arg(long, env = "GROUP_SIZE", default_value_t = 1, value_name = "N")]
+    pub group_size: u32,
+
+    /// Members that a write waits for. 1 in standalone mode.
+    #[arg(long, env = "WRITES", default_value_t = 1, value_name = "N")]
+    pub writes: u32,
+
+    /// Largest size of a log segment, in bytes: 32 MiB to 1 GiB.
+    #[arg(long, env = "SEGMENT_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
+    pub segment_bytes: u64,
+
+    /// Events a seat for which event ids are remembered, so that a retry never doubles: 1,000 to 100,000,000.
+    #[arg(
+        long,
+        env = "EVENT_ID_WINDOW",
+        default_value_t = 1_000_000,
+        value_name = "EVENTS"
+    )]
+    pub event_id_window: u64,
+
+    /// What to log: error, warn, info, debug, trace, or a tracing filter such as `info,rdb_server::node=debug`.
+    #[arg(long, env = "TRACE_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub trace_level: String,
+
+    /// What to do; nothing means to serve.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What else the program can do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Prints the effective settings, one `NAME=value` a line, and ends.
+    Config,
+}
+
+/// Settings that cannot be used: names the variable, what it is and what it may be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{variable} is {actual}, {expected}")]
+pub struct SettingsError {
+    variable: &'static str,
+    actual: String,
+    expected: &'static str,
+}
+
+/// Why there are no settings to run with.
+#[derive(Debug, Error)]
+pub enum Unusable {
+    /// Flags or variables that cannot be read, or a call for help.
+    #[error("{}", variable_first(.0))]
+    Arguments(#[source] clap::Error),
+    /// A value out of its range.
+    #[error("{0}")]
+    Value(#[source] SettingsError),
+}
+
+/// The same error by the name of the variable, for those who set it that way and know no flags.
+fn variable_first(error: &clap::Error) -> String {
+    let text = |kind| error.get(kind).map(ToString::to_string);
+    let (flag, value) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue));
+    let mut command = Settings::command();
+    command.build();
+    let argument = command
+        .get_arguments()
+        .find(|argument| Some(argument.to_string()) == flag);
+    let variable = argument.and_then(|argument| argument.get_env()?.to_str());
+    match (variable, value) {
+        (Some(variable), Some(value)) => {
+            let why = error.source().map_or_else(String::new, |why| format!(": {why}"));
+            format!("{variable} is {value:?}, which cannot be read{why}")
+        }
+        _ => error
+            .to_string()
+            .trim_start_matches("error: ")
+            .trim_end()
+            .to_owned(),
+    }
+}
+
+impl Settings {
+    /// Reads flags and environment, and checks them.
+    ///
+    /// # Errors
+    /// [`Unusable`]: what to print, where, and the exit code; also for `--help` and `--version`.
+    pub fn read() -> Result<Self, Unusable> {
+        let settings = Self::try_parse().map_err(Unusable::Arguments)?;
+        settings.check().map_err(Unusable::Value)?;
+        Ok(settings)
+    }
+
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    /// [`SettingsError`] for the first setting that is out of its range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let range = |is_in: bool, variable, actual: &dyn ToString, expected| {
+            if is_in {
+                Ok(())
+            } else {
+                Err(SettingsError {
+                    variable,
+                    actual: actual.to_string(),
+                    expected,
+                })
+            }
+        };
+        let is_name = |name: &str| {
+            let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+            (1..=64).contains(&name.len()) && name.bytes().all(is_plain)
+        };
+        let name_rule = "must be 1 to 64 letters, digits, `.`, `_` or `-`";
+        range(
+            self.etcd.is_empty(),
+            "ETCD",
+            &self.etcd,
+            "but this release runs standalone only: leave it empty",
+        )?;
+        range(is_name(&self.node), "NODE", &self.node, name_rule)?;
+        range(is_name(&self.db), "DB", &self.db, name_rule)?;
+        range(
+            !self.address.is_empty(),
+            "ADDRESS",
+            &"empty",
+            "must be a host name or an IP address",
+        )?;
+        range(
+            (1..=64).contains(&self.shard_groups),
+            "SHARD_GROUPS",
+            &self.shard_groups,
+            "must be 1 to 64",
+        )?;
+        range(
+            self.group_size == 1,
+            "GROUP_SIZE",
+            &self.group_size,
+            "must be 1 in standalone mode",
+        )?;
+        range(
+            self.writes == 1,
+            "WRITES",
+            &self.writes,
+            "must be 1 in standalone mode",
+        )?;
+        range(
+            (32 << 20..=1 << 30).contains(&self.segment_bytes),
+            "SEGMENT_BYTES",
+            &self.segment_bytes,
+            "must be 33554432 to 1073741824",
+        )?;
+        range(
+            (1_000..=100_000_000).contains(&self.event_id_window),
+            "EVENT_ID_WINDOW",
+            &self.event_id_window,
+            "must be 1000 to 100000000",
+        )
+    }
+
+    /// The address to listen on.
+    pub fn listen_ip(&self) -> IpAddr {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        let reached_at: Option<IpAddr> = self.address.parse().ok();
+        match (self.listen, reached_at) {
+            (Some(listen), _) => listen,
+            (None, Some(ip)) if ip.is_loopback() => ip,
+            (None, None) if self.address == "localhost" => loopback,
+            (None, _) => IpAddr::from([0, 0, 0, 0]),
+        }
+    }
+
+    /// The groups of the database.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..self.shard_groups).map(GroupId)
+    }
+
+    /// Names and effective values, in the order of `--help`.
+    pub fn effective(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("ETCD", self.etcd.clone()),
+            ("NODE", self.node.clone()),
+            ("ADDRESS", self.address.clone()),
+            ("LISTEN", self.listen_ip().to_string()),
+            ("PORT", self.port.to_string()),
+            ("HTTP_PORT", self.http_port.to_string()),
+            ("DATA_DIR", self.data_dir.display().to_string()),
+            ("DB", self.db.clone()),
+            ("SHARD_GROUPS", self.shard_groups.to_string()),
+            ("GROUP_SIZE", self.group_size.to_string()),
+            ("WRITES", self.writes.to_string()),
+            ("SEGMENT_BYTES", self.segment_bytes.to_string()),
+            ("EVENT_ID_WINDOW", self.event_id_window.to_string()),
+            ("TRACE_LEVEL", self.trace_level.clone()),
+        ]
+    }
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "node".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(arguments: &[&str]) -> Settings {
+        Settings::parse_from(["rdb-server"].iter().chain(arguments))
+    }
+
+    #[test]
+    fn errors_name_variable_value_and_range() {
+        let refused = |arguments: &[&str]| settings(arguments).check().unwrap_err().to_string();
+        assert_eq!(
+            refused(&["--shard-groups", "65"]),
+            "SHARD_GROUPS is 65, must be 1 to 64"
+        );
+        assert_eq!(
+            refused(&["--segment-bytes", "7"]),
+            "SEGMENT_BYTES is 7, must be 33554432 to 1073741824"
+        );
+        assert!(refused(&["--etcd", "localhost:2379"]).contains("standalone only"));
+        assert!(refused(&["--node", "a b"]).starts_with("NODE is a b, must be"));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_is_named_by_its_variable() {
+        let error = Settings::try_parse_from(["rdb-server", "--segment-bytes", "many"]).unwrap_err();
+        assert_eq!(
+            Unusable::Arguments(error).to_string(),
+            "SEGMENT_BYTES is \"many\", which cannot be read: invalid digit found in string"
+        );
+    }
+
+    #[test]
+    fn it_listens_beyond_loopback_only_when_others_must_reach_it() {
+        assert!(settings(&[]).listen_ip().is_loopback());
+        assert!(settings(&["--address", "10.0.0.7"]).listen_ip().is_unspecified());
+        assert!(
+            settings(&["--address", "10.0.0.7", "--listen", "127.0.0.1"])
+                .listen_ip()
+                .is_loopback()
+        );
+    }
+
+    #[test]
+    fn every_setting_is_in_the_effective_list() {
+        let command = Settings::command();
+        let variables: Vec<_> = command.get_arguments().filter_map(|a| a.get_env()).collect();
+        let effective = settings(&[]).effective();
+        assert_eq!(
+            variables,
+            effective.iter().map(|(name, _)| *name).collect::<Vec<_>>()
+        );
+    }
+}

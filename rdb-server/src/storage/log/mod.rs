@@ -1,0 +1,373 @@
+//! A seat's log: entries in, durable and in order; entries out, checked.
+//!
+//! ```text
+//! seat driver ──admit──► room            (refuses before anything changes)
+//!             ──persist──► writer thread ──pwrite──fdatasync──► LogEvent::Persisted
+//!             ──reader──► LogReader, Cursor    (any thread, committed entries only)
+//! ```
+
+mod frame;
+mod open;
+mod reader;
+mod room;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use reader::{Block, Cursor, Frame, LogReader};
+pub use room::Admission;
+
+use super::StorageError;
+use crate::fatal::{self, Report};
+use crate::limits::{
+    DISK_KEEP_FREE_BYTES, LOG_AHEAD_BYTES, LOG_CLAIM_BYTES, LOG_REQUESTS_MAX, SEGMENT_BYTES,
+};
+use open::Recovered;
+use rdb_proto::entry::Entry;
+use rdb_proto::types::{Epoch, LogIndex, SeatId, Seq, Timestamp};
+use reader::Segments;
+use room::{Claimed, Disk, Extent, RealDisk, Room};
+use segment::{Identity, SEGMENT_HEAD};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use thiserror::Error;
+use uuid::Uuid;
+use writer::{Request, Shared, Writer};
+
+/// Names a change of the log until it is durable. Ascending; the log completes them in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What a log reports, from its own threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogEvent {
+    /// This change, and all before it, are on stable storage.
+    Persisted(Ticket),
+    /// This promise, and all before it, are on stable storage.
+    PromisePersisted(Epoch),
+    /// A batch was written and synced: for measuring.
+    Synced {
+        /// Bytes of the batch on disk.
+        bytes: u64,
+        /// How long write and sync took.
+        took: Duration,
+    },
+    /// [`SeatLog::admit`] may answer differently now: more disk was claimed, or claiming failed.
+    RoomChanged,
+}
+
+/// Receives what a log reports. Called on the log's threads, and where an [`Admission`] is dropped: must not block.
+pub type OnLogEvent = Box<dyn Fn(LogEvent) + Send + Sync>;
+
+/// Bounds of one log.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// Largest size of a segment file. The two largest entries must fit one.
+    pub segment_bytes: u64,
+    /// Least disk that is claimed and zeroed ahead of the end of the log.
+    pub ahead_bytes: u64,
+    /// Disk that the log leaves free for the index and the rest of the directory.
+    pub keep_free_bytes: u64,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            segment_bytes: SEGMENT_BYTES,
+            ahead_bytes: LOG_AHEAD_BYTES,
+            keep_free_bytes: DISK_KEEP_FREE_BYTES,
+        }
+    }
+}
+
+/// What opening a log found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Opened {
+    /// Index of the last entry; [`LogIndex::ZERO`] when there is none.
+    pub last_index: LogIndex,
+    /// Epoch of the last entry; [`Epoch::ZERO`] when there is none.
+    pub last_epoch: Epoch,
+    /// First index of each run of entries with one epoch, ascending.
+    pub epochs: Vec<(LogIndex, Epoch)>,
+    /// Seq of the last event; [`Seq::ZERO`] when there is none.
+    pub last_seq: Seq,
+    /// Time of the last event; [`Timestamp::ZERO`] when there is none.
+    pub last_time: Timestamp,
+    /// How many events there are.
+    pub events: u64,
+    /// Bytes of a torn tail that were cut: nothing acknowledged was in them.
+    pub cut_bytes: u64,
+    /// Highest epoch promised.
+    pub promised: Epoch,
+    /// Entries up to this one are known to have been durable.
+    pub durable: LogIndex,
+    /// Highest commit index that was noted; lags behind the real one.
+    pub commit: LogIndex,
+}
+
+/// The log has no room for a batch. Nothing happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NoRoom {
+    /// Disk is being claimed: wait for [`LogEvent::RoomChanged`] and ask again.
+    #[error("disk is being claimed for the log")]
+    Soon,
+    /// The file system is full. Ask again when a client does; each refusal starts another attempt.
+    #[error("the disk is full: {free_bytes} bytes are free, {keep_free_bytes} of them kept for the index")]
+    DiskFull {
+        /// What the file system had left at the last attempt.
+        free_bytes: u64,
+        /// What the log must leave free.
+        keep_free_bytes: u64,
+    },
+}
+
+/// A seat's log and promise. Owned by the seat's driver; readers are handed out by [`SeatLog::reader`].
+pub struct SeatLog {
+    requests: SyncSender<Request>,
+    room: Arc<Room>,
+    segments: Arc<Segments>,
+    commit: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl fmt::Debug for SeatLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SeatLog")
+            .field("room", &self.room)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SeatLog {
+    /// Opens the log of `seat` in `directory`, or makes an empty one; walks and checks every frame, cuts a torn
+    /// tail, and starts the log's threads.
+    ///
+    /// **Blocking**: reads the whole log.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] when anything is wrong at or below the durable mark: nothing was changed then.
+    /// [`StorageError::FormatTooNew`], [`StorageError::WrongDatabase`], [`StorageError::WrongSeat`],
+    /// [`StorageError::Io`].
+    pub fn open(
+        directory: &Path,
+        database: Uuid,
+        seat: SeatId,
+        settings: LogSettings,
+        on_event: OnLogEvent,
+    ) -> Result<(Self, Opened), StorageError> {
+        let identity = Identity { database, seat };
+        Self::open_on(directory, identity, settings, on_event, Arc::new(RealDisk))
+    }
+
+    fn open_on(
+        directory: &Path,
+        identity: Identity,
+        settings: LogSettings,
+        on_event: OnLogEvent,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(Self, Opened), StorageError> {
+        let recovered = open::recover(directory, identity)?;
+        let opened = recovered.opened.clone();
+        let segments = Arc::new(Segments::new(recovered.segments.clone()));
+        let commit = Arc::new(AtomicU64::new(opened.commit.get()));
+        let on_event = Arc::new(on_event);
+        let segment_bytes = settings.segment_bytes;
+        let (current, extent) = extent_of(&recovered, &settings)?;
+        let room = Arc::new(Room::new(
+            directory,
+            identity,
+            settings,
+            extent,
+            (Arc::clone(&disk), Arc::clone(&on_event)),
+        ));
+        let shared = Shared {
+            room: Arc::clone(&room),
+            segments: Arc::clone(&segments),
+            disk,
+            commit: Arc::clone(&commit),
+            on_event,
+        };
+        let writer = Writer::new(recovered, current, identity, segment_bytes, shared);
+        let (requests, receiver) = sync_channel(LOG_REQUESTS_MAX);
+        let claimer = Arc::clone(&room);
+        let threads = vec![
+            start("log-writer", directory, move || writer.run(&receiver))?,
+            start("log-claimer", directory, move || claimer.run_claimer())?,
+        ];
+        let log = Self {
+            requests,
+            room,
+            segments,
+            commit,
+            threads,
+        };
+        Ok((log, opened))
+    }
+
+    /// Removes every entry from `truncate_from` on, then appends `entries`, which follow each other and the
+    /// log's end. [`LogEvent::Persisted`] tells when all of it is on stable storage. A failed write or sync ends
+    /// the process; so does an entry that does not follow, or that does not fit a segment.
+    ///
+    /// **Blocking**: only when [`LOG_REQUESTS_MAX`] requests wait already.
+    pub fn persist(&self, ticket: Ticket, truncate_from: Option<LogIndex>, entries: Vec<Arc<Entry>>) {
+        let sizes = entries
+            .iter()
+            .map(|entry| Self::bytes_on_disk(entry.body_bytes()));
+        let charge = sizes.map(room::charge_of).fold(0, u64::saturating_add);
+        self.room.enqueue(charge);
+        self.request(Request::Persist {
+            ticket,
+            truncate_from,
+            entries,
+            charge,
+        });
+    }
+
+    /// Makes a promise durable, then reports [`LogEvent::PromisePersisted`]. An epoch below one that was promised
+    /// ends the process.
+    ///
+    /// **Blocking**: only when [`LOG_REQUESTS_MAX`] requests wait already.
+    pub fn promise(&self, epoch: Epoch) {
+        self.request(Request::Promise(epoch));
+    }
+
+    fn request(&self, request: Request) {
+        if self.requests.send(request).is_err() {
+            fatal::invariant(&Report {
+                what: &"the thread that writes a log has ended",
+                place: &"storage/log/writer.rs",
+                safe: "every acknowledged event is on disk",
+                next: "start the server again, and report this with its trace",
+            });
+        }
+    }
+
+    /// Notes how far the log is committed; written lazily, off the path of acknowledgements.
+    pub fn note_commit(&self, commit: LogIndex) {
+        self.commit.fetch_max(commit.get(), Ordering::AcqRel);
+    }
+
+    /// Speaks for room of `bytes` (see [`SeatLog::bytes_on_disk`]), before anything about the batch is decided.
+    ///
+    /// # Errors
+    /// [`NoRoom`]; another attempt to claim disk was started then, and [`LogEvent::RoomChanged`] follows.
+    pub fn admit(&self, bytes: u64) -> Result<Admission, NoRoom> {
+        self.room.admit(bytes)
+    }
+
+    /// Bytes on disk of an entry whose body has `body_bytes`.
+    pub fn bytes_on_disk(body_bytes: usize) -> u64 {
+        frame::frame_bytes(body_bytes)
+    }
+
+    /// Bytes that could be admitted now.
+    pub fn room(&self) -> u64 {
+        self.room.free()
+    }
+
+    /// Reads committed entries, from any thread.
+    pub fn reader(&self) -> LogReader {
+        LogReader {
+            segments: Arc::clone(&self.segments),
+        }
+    }
+
+    /// Writes what waits, notes the durable mark and ends the log's threads. Dropping the log does the same.
+    ///
+    /// **Blocking**: until all of it is done.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+impl Drop for SeatLog {
+    fn drop(&mut self) {
+        // The writer may be gone already when the process ends for another reason.
+        let is_closing = self.requests.send(Request::Close).is_ok();
+        if !is_closing {
+            self.room.close();
+        }
+        for thread in self.threads.drain(..) {
+            // A panic was reported where it happened.
+            drop(thread.join());
+        }
+    }
+}
+
+/// The last segment, and what is claimed of it and behind it.
+///
+/// Blocks behind the end may be missing where the files were copied: they are claimed again, or given up.
+fn extent_of(
+    recovered: &Recovered,
+    settings: &LogSettings,
+) -> Result<(Arc<segment::Segment>, Extent), StorageError> {
+    let Some(current) = recovered.segments.last() else {
+        fatal::invariant(&Report {
+            what: &"a log was opened without a segment",
+            place: &"storage/log/open.rs",
+            safe: "every acknowledged event is on disk",
+            next: "start the server again, and report this with its trace",
+        })
+    };
+    let claimed = |file: &Arc<segment::SegmentFile>, from: u64| -> Result<Claimed, StorageError> {
+        let length = file.length()?;
+        let to = if length <= from || file.reserve(from, length).is_ok() {
+            length.max(from)
+        } else {
+            file.shorten(from)
+                .map_err(StorageError::io("shorten", &file.path))?;
+            from
+        };
+        let file = Arc::clone(file);
+        Ok(Claimed { file, to })
+    };
+    let position = current.end();
+    let mut at_end = claimed(&current.file, position)?;
+    // A new log can take its first entries at once.
+    if at_end.to == SEGMENT_HEAD {
+        let to = LOG_CLAIM_BYTES.min(settings.segment_bytes);
+        at_end.to = match current.file.claim(SEGMENT_HEAD, to) {
+            Ok(()) => to,
+            Err(_full) => SEGMENT_HEAD,
+        };
+    }
+    let spare = recovered.spare.as_ref();
+    let extent = Extent {
+        current: at_end,
+        position,
+        spare: spare.map(|spare| claimed(spare, SEGMENT_HEAD)).transpose()?,
+    };
+    Ok((Arc::clone(current), extent))
+}
+
+/// Starts a thread of the log. A panic in it is a broken invariant, and nothing goes on without it.
+fn start(
+    name: &str,
+    directory: &Path,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StorageError> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    let place = directory.to_owned();
+    let guarded = move || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            fatal::invariant(&Report {
+                what: &text.unwrap_or("a thread of the log panicked"),
+                place: &place.display(),
+                safe: "every acknowledged event is on disk",
+                next: "start the server again, and report this with its trace",
+            });
+        }
+    };
+    thread
+        .spawn(guarded)
+        .map_err(StorageError::io("start a thread for", directory))
+}
