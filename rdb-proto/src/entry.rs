@@ -11,7 +11,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// One entry of a seat's log.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Dense position in the log, from 1.
     pub index: LogIndex,
@@ -22,7 +22,7 @@ pub struct Entry {
 }
 
 /// What an entry holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum EntryBody {
     /// First entry of an epoch: takes no number, changes no key, names the members of the leader's election.
     EpochStart(Membership),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// What an event does to its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// The key has this payload now.
     Write,
@@ -29,7 +29,7 @@ impl EventKind {
 }
 
 /// An event before it has a seq and a version. Within the limits of [`crate::limits`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NewEvent {
     /// What it does.
     pub kind: EventKind,
@@ -67,7 +67,7 @@ impl NewEvent {
 }
 
 /// What a write demands of its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Expectation {
     /// Nothing.
     #[default]
@@ -145,7 +145,7 @@ pub enum EventError {
 /// **Shape**: one or more events of one key, with dense seqs from `first_seq` and dense versions from
 /// `first_version`. `encoded` is a wire `EventBatch` of exactly these events; such batches can be joined by
 /// concatenation, which is how streams pass them on without decoding.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct StoredEvents {
     /// The key that all of them belong to.
     pub name: KeyName,

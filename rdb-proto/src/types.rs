@@ -253,7 +253,7 @@ impl fmt::Display for SeatId {
 }
 
 /// Members of a group, under the number of the change that made them so.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Membership {
     /// Rises by one with every change ("config version" in etcd); 0 means not known yet.
     pub number: u64,
@@ -261,6 +261,14 @@ pub struct Membership {
     pub members: Vec<NodeId>,
     /// Members before the change that is under way, ascending; empty when none is.
     pub previous: Vec<NodeId>,
+}
+
+impl Membership {
+    /// Members and previous members, each once, in no particular order.
+    pub fn everybody(&self) -> impl Iterator<Item = NodeId> {
+        let leaving = self.previous.iter().filter(|node| !self.members.contains(node));
+        self.members.iter().chain(leaving).copied()
+    }
 }
 
 /// A part of the key space; every slot belongs to one seat.

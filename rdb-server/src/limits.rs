@@ -105,6 +105,30 @@ pub const SEAT_UNINDEXED_EVENTS_MAX: usize = 262_144;
 /// the next batch from being decided.
 pub const SEAT_WAITERS_MAX: usize = 65_536;
 
+/// For how long a leader may be unheard, or without answers, before another takes its seat: the default of
+/// `FAILOVER_AFTER`, in milliseconds. Six heartbeats: one lost message or a pause of half a second is no reason.
+pub const FAILOVER_AFTER_MS: u64 = 600;
+
+/// Bytes of committed entries that a member keeps in memory, for members that are a little behind.
+pub const SEAT_RECENT_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes of entries after which a message to a member takes no further entry.
+pub const MESSAGE_ENTRIES_BYTES_MAX: usize = 1 << 20;
+
+/// Most entries of one message to a member.
+pub const MESSAGE_ENTRIES_MAX: usize = 4_096;
+
+/// Bytes of entries that are sent to a member and not acknowledged, after which it gets no further ones: at 1 GB/s
+/// what is under way in 16 ms.
+pub const MEMBER_IN_FLIGHT_BYTES_MAX: usize = 16 << 20;
+
+/// Most messages with entries that are sent to a member and not acknowledged.
+pub const MEMBER_IN_FLIGHT_MESSAGES_MAX: usize = 64;
+
+/// Most rounds that are begun by reads and candidates and not confirmed. What arrives meanwhile shares the next one,
+/// so that reads cost messages by the round trip and not by the read.
+pub const SEAT_ROUNDS_MAX: u64 = 4;
+
 const _: () = assert!(
     APPEND_EVENTS_MAX <= SEAT_BATCH_EVENTS_MAX && SEAT_BATCH_EVENTS_MAX <= SEAT_WAITING_EVENTS_MAX,
     "the largest append must fit a batch, and a batch must fit the queue"
@@ -199,4 +223,9 @@ const _: () = assert!(
 const _: () = assert!(
     INDEX_KEEP_FREE_BYTES < DISK_KEEP_FREE_BYTES,
     "a log that has filled the disk must leave some to the index"
+);
+
+const _: () = assert!(
+    MESSAGE_ENTRIES_BYTES_MAX < MEMBER_IN_FLIGHT_BYTES_MAX,
+    "a message must fit what may be under way"
 );

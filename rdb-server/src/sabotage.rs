@@ -47,6 +47,48 @@ sabotages! {
     DamageCut = "damage_cut";
     /// The window of event ids starts empty after a restart (rule 6.6).
     WindowNotRecovered = "window_not_recovered";
+    /// An ack whose entries became durable after a higher epoch was promised is sent to the old leader (rule 6.3.3).
+    AckAfterFence = "ack_after_fence";
+    /// A member acknowledges the end of its log, not what matched (rule 6.2).
+    AckLogEnd = "ack_log_end";
+    /// A member acknowledges entries before they are durable (rule 6.3.3).
+    AckBeforeFsync = "ack_before_fsync";
+    /// A restarted leader goes on under the epoch that the leader key names (section 5).
+    EpochKeptOverRestart = "epoch_kept_over_restart";
+    /// An epoch of the same number is obeyed, whoever's it is (rule 6.3.1).
+    EqualEpochAccepted = "equal_epoch_accepted";
+    /// Any ack counts for the latest round (rule 6.3.7).
+    AckWithoutRound = "ack_without_round";
+    /// Any answer to any request for numbers is used (rule 6.5).
+    LateAllocationTaken = "late_allocation_taken";
+    /// A round is confirmed as soon as it is begun (section 7).
+    MarkWithoutAcks = "mark_without_acks";
+    /// Reads and marks are allowed before the epoch-start is committed (rule 6.7, section 7).
+    ReadBeforeStartCommits = "read_before_start_commits";
+    /// Entries of older epochs commit by themselves (rule 6.3.4).
+    CommitWithoutOwnEpoch = "commit_without_own_epoch";
+    /// A seat is recovered from R - 1 members (rule 6.3.5).
+    RecoverFromFewer = "recover_from_fewer";
+    /// A promise is acted upon without being durable (rule 6.3.1).
+    PromiseNotPersisted = "promise_not_persisted";
+    /// Numbers are not compared with what was known when they were asked for (rule 6.3.6).
+    Rule6Removed = "rule6_removed";
+    /// The wire carries the candidate of the round in place of the confirmed mark (section 7).
+    CandidateAsMark = "candidate_as_mark";
+    /// The resolved candidate ignores numbers that are on their way (section 7).
+    InFlightBranchRemoved = "in_flight_branch_removed";
+    /// The resolved candidate ignores what is uncommitted (section 7).
+    FirstUncommittedBranchRemoved = "first_uncommitted_branch_removed";
+    /// While members change, a seat is recovered from R of the old members only (rule 6.3.8).
+    RecoverFromOldOnly = "recover_from_old_only";
+    /// While members change, a seat is recovered from R of the new members only (rule 6.3.8).
+    RecoverFromNewOnly = "recover_from_new_only";
+    /// While members change, W of the old members commit (rule 6.3.8).
+    CommitOnOld = "commit_on_old";
+    /// Messages under an older membership are accepted (rule 6.3.8).
+    LowerConfigAccepted = "lower_config_accepted";
+    /// A candidate keeps its own membership though a log names a newer one (rule 6.3.8).
+    HigherConfigIgnored = "higher_config_ignored";
 }
 
 #[cfg(not(feature = "sabotage"))]

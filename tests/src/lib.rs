@@ -8,6 +8,7 @@
 //! | [`workload`] | clients that write under load and keep an exact record of what they sent and were told |
 //! | [`checkers`] | one promise a file, judged from that record and from the change stream |
 //! | [`mutations`] | the named mutation for each promise, and the case that must go red under it |
+//! | [`sim`] | whole clusters of the core in one thread, from one seed |
 //! | [`random`], [`time`] | seeded choices; deadlines |
 //!
 //! Nothing here waits for a fixed time: a case waits for an event, under a deadline that only a fault reaches.
@@ -31,6 +32,7 @@ pub mod command;
 pub mod mutations;
 pub mod process;
 pub mod random;
+pub mod sim;
 pub mod time;
 pub mod wire;
 pub mod workload;

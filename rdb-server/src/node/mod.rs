@@ -256,13 +256,21 @@ fn protocol_seat(
         tail: entries_between(log, commit, opened.last_index)?,
         indexed,
         mark: Seq::ZERO,
+        config: 1,
+        damaged: None,
         membership: Membership {
             number: 1,
             members: vec![me],
             previous: Vec::new(),
         },
     };
-    Ok(Seat::new(SeatConfig { me, writes: 1 }, durable))
+    // One member has nobody to take over from it and nobody that lags behind it.
+    let config = SeatConfig {
+        failover_after_ms: u64::MAX,
+        recent_bytes_max: 0,
+        ..SeatConfig::new(me, 1)
+    };
+    Ok(Seat::new(config, durable))
 }
 
 /// Seq of the last event at or below `index`; entries without events are few.

@@ -8,6 +8,7 @@ use super::telemetry::Telemetry;
 use crate::cdc::Marks;
 use crate::clock;
 use crate::coordination::{Allocation, CoordinationError, Coordinator, Granted};
+use crate::fatal::{self, Report};
 use crate::limits::{
     INDEX_LAG_BYTES_MAX, INDEX_LAG_ENTRIES_MAX, PERSISTING_MAX, SEAT_BATCH_MAX, TICK_INTERVAL,
 };
@@ -407,6 +408,16 @@ impl SeatDriver {
                 }
             }
             Effect::Committed { index, entries } => self.commit(index, entries),
+            Effect::Send { .. }
+            | Effect::Campaign { .. }
+            | Effect::GiveUp { .. }
+            | Effect::ReadLog { .. }
+            | Effect::Repair { .. } => fatal::invariant(&Report {
+                what: &"a seat of one member asked for what takes several",
+                place: &effect,
+                safe: "every acknowledged event is on disk",
+                next: "please report this with the lines before it, then start the server again",
+            }),
             Effect::Resolved { mark, commit } => {
                 // The commit first: whoever sees the mark must find every entry that it rests on.
                 self.parts.marks.commit(self.parts.position, commit);

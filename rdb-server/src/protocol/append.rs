@@ -1,310 +1,181 @@
-//! How the log of a member changes (rules 6.3.2, 6.3.3 and 6.3.6): which entry may follow which, and what is
-//! durable.
-//!
-//! The core keeps the uncommitted entries and where each epoch begins; everything else is on disk only. A write
-//! gets a ticket, several may be under way, and the disk completes them in order:
+//! What a member does with the entries of a leader, and what it acknowledges (rules 6.3.1 to 6.3.3, section 7).
 //!
 //! ```text
-//!   1 … commit | commit+1 … durable | durable+1 … last
-//!   on disk      tail, in memory too   tail, being written
+//! Append ─► epoch obeyed? ─► log matching ─► Persist … Persisted ─► AppendAck
+//!              └ Reject         └ Mismatch     └ a higher epoch in between: never acknowledged
 //! ```
-//! (`commit` can also be above `durable`: W other members may have an entry before this disk does.)
+//! What it knows of the leader's log stands in [`Following`], which is of one epoch and begins anew with the next.
 
 use super::effect::Effect;
-use super::input::PersistTicket;
-use rdb_proto::entry::Entry;
-use rdb_proto::types::{Epoch, LogIndex, Seq};
-use std::collections::VecDeque;
+use super::member::{Mark, Member};
+use super::message::{Append, Message};
+use super::reads::Round;
+use crate::sabotage::{self, Sabotage};
+use rdb_proto::entry::{Entry, EntryBody};
+use rdb_proto::types::{Epoch, LogIndex, NodeId};
 use std::sync::Arc;
 
-/// Where the entries of an epoch begin in a log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EpochRun {
-    /// Index of its first entry.
-    pub first: LogIndex,
-    /// The epoch.
-    pub epoch: Epoch,
-}
-
-/// The last entry of a log. The higher one of two logs is the one to recover from (rule 6.3.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct LogEnd {
-    /// Its epoch; [`Epoch::ZERO`] for an empty log.
-    pub epoch: Epoch,
-    /// Its index.
-    pub index: LogIndex,
-}
-
-#[derive(Debug)]
-struct Unfinished {
-    ticket: PersistTicket,
-    last: LogIndex,
-}
-
-/// A member's log, as far as the rules need it.
-#[derive(Debug)]
-pub(super) struct Log {
-    runs: Vec<EpochRun>,
+/// What a member knows of the log of the leader that it obeys.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Following {
+    /// The leader's epoch; the promise, but for a mistake made on purpose.
+    pub(super) epoch: Epoch,
+    /// Whether that leader has sent anything since the promise.
+    pub(super) is_led: bool,
+    /// Up to here the logs are the same: what Appends of this epoch were found to match, never the end of the log
+    /// (C2 of the review: a stale suffix would be counted as the leader's entries).
+    pub(super) verified: LogIndex,
+    /// Highest commit that the leader told.
     commit: LogIndex,
-    committed_seq: Seq,
-    /// Entries above `commit`, without a gap.
-    tail: VecDeque<Arc<Entry>>,
-    tail_bytes: usize,
-    last: LogIndex,
-    last_seq: Seq,
-    durable: LogIndex,
-    writes: VecDeque<Unfinished>,
-    next_ticket: u64,
+    /// Latest round of the leader that arrived.
+    round: Round,
+    /// What was acknowledged last.
+    acked: (Round, LogIndex),
 }
 
-impl Log {
-    pub(super) fn new(
-        runs: Vec<EpochRun>,
-        commit: LogIndex,
-        committed_seq: Seq,
-        tail: Vec<Arc<Entry>>,
-    ) -> Self {
-        assert!(
-            runs.is_sorted_by(|a, b| a.first < b.first && a.epoch < b.epoch),
-            "6.1: epochs must ascend along the log"
-        );
-        let mut log = Self {
-            runs,
-            commit,
-            committed_seq,
-            tail: VecDeque::new(),
-            tail_bytes: 0,
-            last: commit,
-            last_seq: committed_seq,
-            durable: commit,
-            writes: VecDeque::new(),
-            next_ticket: 1,
-        };
-        for entry in tail {
-            assert!(
-                log.epoch_at(entry.index) == entry.epoch,
-                "6.1: entry {} is not of the epoch that the runs name",
-                entry.index
-            );
-            log.extend(entry);
-        }
-        let start = log.runs.last().map_or(LogIndex::ZERO, |run| run.first);
-        assert!(start <= log.last, "6.1: an epoch begins beyond the log's end");
-        assert!(
-            log.last == LogIndex::ZERO || log.epoch_at(LogIndex(1)) > Epoch::ZERO,
-            "6.1: the runs do not cover the log"
-        );
-        log.durable = log.last;
-        log
-    }
-
-    /// The last entry, durable or not.
-    pub(super) fn end(&self) -> LogEnd {
-        LogEnd {
-            epoch: self.epoch_at(self.last),
-            index: self.last,
+impl Following {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            ..Self::default()
         }
     }
+}
 
-    /// Epoch of the entry at `index`; [`Epoch::ZERO`] before the first.
-    pub(super) fn epoch_at(&self, index: LogIndex) -> Epoch {
-        let run = self.runs.iter().rev().find(|run| run.first <= index);
-        run.map_or(Epoch::ZERO, |run| run.epoch)
-    }
-
-    pub(super) const fn last(&self) -> LogIndex {
-        self.last
-    }
-
-    pub(super) const fn last_seq(&self) -> Seq {
-        self.last_seq
-    }
-
-    pub(super) const fn commit(&self) -> LogIndex {
-        self.commit
-    }
-
-    pub(super) const fn committed_seq(&self) -> Seq {
-        self.committed_seq
-    }
-
-    pub(super) const fn durable(&self) -> LogIndex {
-        self.durable
-    }
-
-    pub(super) const fn tail_bytes(&self) -> usize {
-        self.tail_bytes
-    }
-
-    pub(super) fn uncommitted(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.tail.iter()
-    }
-
-    /// Seq of the first event that is not committed.
-    pub(super) fn first_uncommitted_seq(&self) -> Option<Seq> {
-        self.tail
-            .iter()
-            .find_map(|entry| entry.seqs())
-            .map(|(first, _)| first)
-    }
-
-    /// Appends entries and has them persisted, under one ticket.
-    pub(super) fn append(&mut self, entries: Vec<Arc<Entry>>, effects: &mut Vec<Effect>) {
-        assert!(!entries.is_empty(), "6.2: nothing to append");
-        for entry in &entries {
-            let epoch = self.end().epoch;
-            assert!(entry.epoch >= epoch, "6.3.2: epochs never go back along a log");
-            if entry.epoch > epoch {
-                self.runs.push(EpochRun {
-                    first: entry.index,
-                    epoch: entry.epoch,
-                });
-            }
-            self.extend(Arc::clone(entry));
-        }
-        let ticket = PersistTicket(self.next_ticket);
-        self.next_ticket = self.next_ticket.saturating_add(1);
-        self.writes.push_back(Unfinished {
-            ticket,
-            last: self.last,
-        });
-        effects.push(Effect::Persist {
-            ticket,
-            truncate_from: None,
+impl Member {
+    /// Takes the entries of the leader whose epoch is promised, durably.
+    pub(super) fn append(&mut self, append: Append, effects: &mut Vec<Effect>) {
+        let Append {
+            epoch,
+            round,
+            prev,
             entries,
+            commit,
+            mark,
+            config: _,
+        } = append;
+        if self.following.epoch != epoch {
+            self.following = Following::new(epoch);
+        }
+        self.following.is_led = true;
+        let matched = match self.follow(prev, entries, effects) {
+            Ok(matched) => matched,
+            Err(hint) => {
+                let message = Message::Mismatch {
+                    epoch,
+                    refused: prev,
+                    hint,
+                };
+                effects.push(Effect::Send {
+                    to: epoch.node,
+                    message,
+                });
+                return;
+            }
+        };
+        let following = &mut self.following;
+        following.verified = following.verified.max(matched);
+        following.commit = following.commit.max(commit);
+        following.round = following.round.max(round);
+        self.learn_mark(mark);
+        self.advance_following(effects);
+    }
+
+    /// Makes the log the same as another up to `entries`, and notes the membership that they name.
+    pub(super) fn follow(
+        &mut self,
+        prev: super::LogEnd,
+        entries: Vec<Arc<Entry>>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<LogIndex, super::LogEnd> {
+        let newest = entries.iter().rev().find_map(|entry| match &entry.body {
+            EntryBody::EpochStart(membership) => Some(membership.clone()),
+            EntryBody::Events(_) => None,
+        });
+        let matched = self.log.follow(prev, entries, effects)?;
+        assert!(
+            self.log.last() >= self.following.verified,
+            "6.3.2: an entry that the leader of {} had sent was removed",
+            self.following.epoch
+        );
+        if let Some(newest) = newest
+            && newest.number > self.membership.number
+        {
+            self.config_seen = self.config_seen.max(newest.number);
+            self.membership = newest;
+        }
+        Ok(matched)
+    }
+
+    /// Keeps the leader's mark until the own commit has reached the index that it is valid for.
+    ///
+    /// Of two that are not usable yet the older one stays: under load the newer would always be replaced by one
+    /// still newer before it becomes usable.
+    fn learn_mark(&mut self, mark: Mark) {
+        self.known_mark = self.known_mark.max(mark.seq);
+        let is_usable = mark.commit <= self.log.commit();
+        if mark.seq > self.mark.seq && (is_usable || self.pending_mark.is_none()) {
+            self.pending_mark = Some(mark);
+        }
+    }
+
+    /// Everything that follows from a new Append, and from a write that became durable: commit, mark, ack.
+    pub(super) fn advance_following(&mut self, effects: &mut Vec<Effect>) {
+        let durable = if sabotage::is(Sabotage::AckBeforeFsync) {
+            self.log.last()
+        } else {
+            self.log.durable()
+        };
+        let reached = if sabotage::is(Sabotage::AckLogEnd) && self.following.is_led {
+            durable
+        } else {
+            self.following.verified.min(durable)
+        };
+        let commit = reached.min(self.following.commit);
+        if commit > self.log.commit() {
+            let entries = self.log.commit_to(commit);
+            effects.push(Effect::Committed {
+                index: commit,
+                entries,
+            });
+        }
+        if let Some(mark) = self.pending_mark
+            && mark.commit <= self.log.commit()
+        {
+            self.pending_mark = None;
+            self.resolve(mark, effects);
+        }
+        self.acknowledge(reached, effects);
+    }
+
+    /// Acknowledges what is new: a round at once, an index when it is durable.
+    fn acknowledge(&mut self, matched: LogIndex, effects: &mut Vec<Effect>) {
+        let Following {
+            epoch, round, acked, ..
+        } = self.following;
+        if !self.following.is_led || (round <= acked.0 && matched <= acked.1) {
+            return;
+        }
+        assert!(
+            self.promised == epoch || sabotage::is(Sabotage::AckAfterFence),
+            "6.3.3: an ack for {epoch} after {} was promised",
+            self.promised
+        );
+        self.following.acked = (round, matched.max(acked.1));
+        let message = Message::AppendAck {
+            epoch,
+            round,
+            matched,
+        };
+        effects.push(Effect::Send {
+            to: epoch.node,
+            message,
         });
     }
 
-    fn extend(&mut self, entry: Arc<Entry>) {
-        assert!(
-            entry.index == self.last.next(),
-            "6.3.2: entry {} does not follow {}",
-            entry.index,
-            self.last
-        );
-        if let Some((first, last)) = entry.seqs() {
-            assert!(
-                first > self.last_seq,
-                "6.3.6: seq {first} follows seq {} in the log",
-                self.last_seq
-            );
-            self.last_seq = last;
-        }
-        self.last = entry.index;
-        self.tail_bytes = self.tail_bytes.saturating_add(entry.body_bytes());
-        self.tail.push_back(entry);
-    }
-
-    /// A write, and all before it, became durable.
-    pub(super) fn persisted(&mut self, ticket: PersistTicket) {
-        assert!(
-            ticket.0 < self.next_ticket,
-            "6.3.3: {ticket} became durable, which was never written"
-        );
-        while let Some(write) = self.writes.front()
-            && write.ticket <= ticket
-        {
-            assert!(write.last >= self.durable, "6.3.3: durable entries went back");
-            self.durable = write.last;
-            self.writes.pop_front();
-        }
-    }
-
-    /// Commits up to `index` and hands out what was committed by that.
-    pub(super) fn commit_to(&mut self, index: LogIndex) -> Vec<Arc<Entry>> {
-        assert!(index > self.commit, "6.4: commit never goes back");
-        assert!(
-            index <= self.last,
-            "6.3.4: an entry that is not here was committed"
-        );
-        let count = usize::try_from(index.since(self.commit)).unwrap_or(usize::MAX);
-        let entries: Vec<_> = self.tail.drain(..count.min(self.tail.len())).collect();
-        assert!(
-            entries.len() == count,
-            "6.1: the tail lost an entry that was not committed"
-        );
-        for entry in &entries {
-            self.tail_bytes = self.tail_bytes.saturating_sub(entry.body_bytes());
-            if let Some((_, last)) = entry.seqs() {
-                self.committed_seq = last;
-            }
-        }
-        self.commit = index;
-        entries
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::{World, epoch};
-    use super::*;
-    use rdb_proto::types::Membership;
-
-    /// Section 3, rule 6.3.4. Red with `commit_before_persisted`.
-    #[test]
-    fn nothing_is_committed_or_acknowledged_before_it_is_durable() {
-        let mut world = World::serving();
-        world.run("propose 1 a any 11");
-        let written = world.run("allocated 1 first 1");
-        assert_eq!(written, ["persist t2 [2#1@1 default/a@1..1 seq 1..1]"]);
-        assert_eq!(world.seat.commit(), LogIndex(1));
-        assert_eq!(world.run("persisted 2")[1], "reply p1 written seq 1 version 1");
-    }
-
-    #[test]
-    fn a_durable_write_makes_all_before_it_durable() {
-        let mut world = World::serving();
-        world.run_all(&["propose 1 a any 11", "allocated 1 first 1"]);
-        world.run_all(&["propose 2 a any 12", "allocated 2 first 2"]);
-        assert_eq!(world.seat.durable(), LogIndex(1));
-        world.run("persisted 3");
-        assert_eq!(world.seat.durable(), LogIndex(3));
-        assert_eq!(world.run("persisted 2"), [""; 0], "late, and said already");
-    }
-
-    fn start(index: u64, number: u64) -> Arc<Entry> {
-        Arc::new(Entry {
-            index: LogIndex(index),
-            epoch: epoch(number),
-            body: rdb_proto::entry::EntryBody::EpochStart(Membership::default()),
-        })
-    }
-
-    fn empty() -> Log {
-        Log::new(vec![], LogIndex::ZERO, Seq::ZERO, vec![])
-    }
-
-    #[test]
-    fn a_log_knows_the_epoch_of_every_index() {
-        let mut log = empty();
-        log.append(vec![start(1, 2), start(2, 2)], &mut vec![]);
-        log.append(vec![start(3, 5)], &mut vec![]);
-        let epochs: Vec<_> = (0..=3)
-            .map(|index| log.epoch_at(LogIndex(index)).number)
-            .collect();
-        assert_eq!(epochs, [0, 2, 2, 5]);
-        let higher = LogEnd {
-            epoch: epoch(6),
-            index: LogIndex(1),
-        };
-        assert!(higher > log.end(), "a later epoch beats a longer log");
-    }
-
-    #[test]
-    #[should_panic(expected = "6.3.2: entry 3 does not follow 1")]
-    fn a_gap_in_the_log_is_a_bug() {
-        empty().append(vec![start(1, 1), start(3, 1)], &mut vec![]);
-    }
-
-    #[test]
-    #[should_panic(expected = "6.3.2: epochs never go back")]
-    fn an_epoch_that_goes_back_is_a_bug() {
-        empty().append(vec![start(1, 2), start(2, 1)], &mut vec![]);
-    }
-
-    #[test]
-    #[should_panic(expected = "6.3.3: t7 became durable, which was never written")]
-    fn a_completion_of_no_write_is_a_bug() {
-        World::serving().run("persisted 7");
+    /// Who leads, as far as a member knows.
+    pub(super) fn leader(&self) -> Option<(NodeId, Epoch)> {
+        let epoch = self.following.epoch;
+        self.following.is_led.then_some((epoch.node, epoch))
     }
 }

@@ -7,6 +7,16 @@ use crate::sabotage::{self, Sabotage};
 use rdb_proto::types::{LogIndex, Membership, NodeId};
 
 impl Leader {
+    /// Whose acks count: the members of the election. The previous ones are not needed (rule 6.3.8): no recovery
+    /// without R of the new ones is possible any more, and asking for them would make a dead member irreplaceable.
+    pub(super) fn voters(&self) -> &[NodeId] {
+        if sabotage::is(Sabotage::CommitOnOld) && !self.membership.previous.is_empty() {
+            &self.membership.previous
+        } else {
+            &self.membership.members
+        }
+    }
+
     /// Commits what W members have (rule 6.3.4), and tells the clients.
     ///
     /// Only an entry of the own epoch commits, and takes the older ones with it: an older entry on W members can
@@ -14,17 +24,17 @@ impl Leader {
     /// begin at `start`.
     pub(super) fn advance_commit(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
         let own = self.own_matched(member);
-        let matched = self
-            .membership
-            .members
-            .iter()
-            .map(|node| match self.others.get(node) {
-                Some(progress) => progress.matched,
-                None if *node == member.config.me => own,
-                None => LogIndex::ZERO,
-            });
+        let matched = self.voters().iter().map(|node| match self.others.get(node) {
+            Some(progress) => progress.matched,
+            None if *node == member.config.me => own,
+            None => LogIndex::ZERO,
+        });
         let reached = reached_by(matched, member.config.writes).unwrap_or_default();
-        if reached < self.start || reached <= member.log.commit() {
+        // Not beyond what is durable here, also when W others have more: the key index would hold what the log may
+        // not have after a crash.
+        let reached = reached.min(readable_here(member));
+        let is_own = reached >= self.start || sabotage::is(Sabotage::CommitWithoutOwnEpoch);
+        if !is_own || reached <= member.log.commit() {
             return;
         }
         let entries = member.log.commit_to(reached);
@@ -46,13 +56,20 @@ impl Leader {
     /// What the leader's own member counts for: what is durable here, while its promise is this epoch. Once it
     /// promised a higher one it may not help this leader to commit, just as it may not acknowledge to it.
     fn own_matched(&self, member: &Member) -> LogIndex {
-        if member.promised != self.epoch {
-            LogIndex::ZERO
-        } else if sabotage::is(Sabotage::CommitBeforePersisted) {
-            member.log.last()
+        if member.promised == self.epoch {
+            readable_here(member)
         } else {
-            member.log.durable()
+            LogIndex::ZERO
         }
+    }
+}
+
+/// What a crash of this member leaves here.
+fn readable_here(member: &Member) -> LogIndex {
+    if sabotage::is(Sabotage::CommitBeforePersisted) {
+        member.log.last()
+    } else {
+        member.log.durable()
     }
 }
 
@@ -84,8 +101,15 @@ pub(super) fn can_recover(
 ) -> bool {
     let is_quorum = |members: &[NodeId]| {
         let answered = members.iter().filter(|node| has_answered(**node)).count();
-        answered >= recovery_quorum(members.len(), writes)
+        let fewer = usize::from(sabotage::is(Sabotage::RecoverFromFewer));
+        answered >= recovery_quorum(members.len(), writes).saturating_sub(fewer)
     };
+    if sabotage::is(Sabotage::RecoverFromNewOnly) {
+        return is_quorum(&membership.members);
+    }
+    if sabotage::is(Sabotage::RecoverFromOldOnly) && !membership.previous.is_empty() {
+        return is_quorum(&membership.previous);
+    }
     is_quorum(&membership.members) && (membership.previous.is_empty() || is_quorum(&membership.previous))
 }
 

@@ -21,7 +21,7 @@ use rdb_proto::types::{EventId, LogIndex, Seq, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a proposal comes to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Decision {
     /// Its events are to be appended, the first with this version.
     Append(Version),
@@ -37,7 +37,7 @@ pub(super) enum Decision {
 }
 
 /// What a batch under formation will do to keys and event ids.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Unnumbered {
     keys: BTreeMap<SortedName, KeyState>,
     ids: BTreeSet<EventId>,

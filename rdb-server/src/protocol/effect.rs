@@ -1,13 +1,14 @@
 //! What a seat's member wants done: every effect of the state machine.
 
-use super::input::{AllocationId, KeyState, KnownEvent, PersistTicket, ProposalId, ReadId};
+use super::input::{AllocationId, KeyState, KnownEvent, LogReadId, PersistTicket, ProposalId, ReadId};
+use super::message::Message;
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{Epoch, EventId, LogIndex, NodeId, Seq, Version};
 use std::fmt;
 use std::sync::Arc;
 
 /// Why a seat does not take a request. Nothing happened, and nothing will.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// This member does not lead the seat.
     NotLeader {
@@ -23,7 +24,7 @@ pub enum Refusal {
 }
 
 /// Where the events of an append were stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Written {
     /// Seq of its first event; the others follow densely.
     pub first_seq: Seq,
@@ -32,7 +33,7 @@ pub struct Written {
 }
 
 /// What became of a proposal.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// Its events are committed.
     Written(Written),
@@ -51,17 +52,20 @@ pub enum Outcome {
 }
 
 /// Something to do. Effects of one step may be performed in any order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// The epoch that was won cannot be led under, since the member promised `promised` already: have the
-    /// coordinator raise it above that, then say [`Input::Won`](super::Input::Won) again.
+    /// The epoch that was won is too low, since a member, this or another, promised `promised` already: have the
+    /// coordinator raise it above that in one txn that compares that the leader key still names `epoch`, then say
+    /// [`Input::Won`](super::Input::Won) again; or [`Input::Lost`](super::Input::Lost) when it does not, or
+    /// [`Input::NotWon`](super::Input::NotWon) when that is not known. Until one of them is said, neither this nor
+    /// [`Effect::Campaign`] is asked for again.
     EpochTooLow {
         /// The epoch of the [`Input::Won`](super::Input::Won).
         epoch: Epoch,
         /// What the epoch must exceed.
         promised: Epoch,
     },
-    /// Make the promise durable, then say [`Input::PromisePersisted`](super::Input::PromisePersisted).
+    /// Make the promise durable, and with it [`Seat::config`](super::Seat::config), then say [`Input::PromisePersisted`](super::Input::PromisePersisted).
     PersistPromise(Epoch),
     /// Change the log, then say [`Input::Persisted`](super::Input::Persisted).
     Persist {
@@ -113,6 +117,48 @@ pub enum Effect {
         mark: Seq,
         /// Commit index that the mark is valid for.
         commit: LogIndex,
+    },
+    /// Send to another member. Losing it, repeating it or sending it late does no harm.
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// What to say.
+        message: Message,
+    },
+    /// Run the election: IF the leader key is at this revision THEN put this node, with the next epoch number, which
+    /// must exceed `above`. Then say [`Input::Won`](super::Input::Won) or [`Input::NotWon`](super::Input::NotWon);
+    /// until one of them is said, this is not asked for again. Also asked for by a leader that needs a new epoch:
+    /// its members changed, or its lease was lost.
+    Campaign {
+        /// What the epoch must exceed: the highest that this member has seen.
+        above: Epoch,
+        /// [`LeaderKey::revision`](super::LeaderKey::revision) that this member acts upon.
+        revision: u64,
+    },
+    /// Remove the leader key IF it still names this epoch. This member does not lead under it any more.
+    GiveUp {
+        /// The epoch.
+        epoch: Epoch,
+        /// Who has everything and should stand first, by name in the key; `None` when the seat did not work here.
+        successor: Option<NodeId>,
+    },
+    /// Put these entries in the place of damaged ones, durably. Once the last damaged one is there, open the seat
+    /// anew ([`Seat::new`](super::Seat::new)) from the disk; until then nothing else changes the log.
+    Repair {
+        /// They follow each other, and the ones repaired before.
+        entries: Vec<Arc<Entry>>,
+    },
+    /// Read committed entries of the own log, then say [`Input::LogRead`](super::Input::LogRead), or
+    /// [`Input::Damaged`](super::Input::Damaged) when they cannot be read.
+    ReadLog {
+        /// Name for the answer.
+        read: LogReadId,
+        /// First index.
+        first: LogIndex,
+        /// Last index.
+        last: LogIndex,
+        /// Entries beyond the first may be left out when all would be more than this.
+        bytes_max: usize,
     },
 }
 
@@ -187,6 +233,19 @@ impl fmt::Display for Effect {
                 write_entries(f, entries)
             }
             Self::Resolved { mark, commit } => write!(f, "resolved {mark} commit {commit}"),
+            Self::Send { to, message } => write!(f, "send to {to}: {message}"),
+            Self::Campaign { above, revision } => write!(f, "campaign above {above} revision {revision}"),
+            Self::GiveUp { epoch, successor } => {
+                write!(f, "give up {epoch}")?;
+                successor.map_or(Ok(()), |node| write!(f, " for {node}"))
+            }
+            Self::Repair { entries } => {
+                f.write_str("repair")?;
+                write_entries(f, entries)
+            }
+            Self::ReadLog {
+                read, first, last, ..
+            } => write!(f, "read log {read} from {first} to {last}"),
         }
     }
 }

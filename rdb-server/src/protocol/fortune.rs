@@ -121,7 +121,7 @@ impl Story {
             Act::Observe => Some(Input::CounterObserved(self.counter)),
             Act::Persist(count) => {
                 let last = count.min(world.writes.len());
-                let ticket: Option<PersistTicket> = last.checked_sub(1).map(|i| world.writes[i].0);
+                let ticket: Option<PersistTicket> = last.checked_sub(1).map(|i| world.writes[i].ticket);
                 ticket.map(Input::Persisted)
             }
             Act::Promise => {
@@ -226,6 +226,13 @@ impl Story {
             }
             Effect::EpochTooLow { .. } => panic!("every epoch is new"),
             Effect::PersistPromise(_) | Effect::Persist { .. } => {}
+            Effect::Send { .. }
+            | Effect::Campaign { .. }
+            | Effect::GiveUp { .. }
+            | Effect::ReadLog { .. }
+            | Effect::Repair { .. } => {
+                panic!("a member alone needs nobody: {effect}")
+            }
         }
     }
 

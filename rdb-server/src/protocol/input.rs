@@ -1,32 +1,51 @@
 //! What can happen to a seat's member: every input of the state machine.
 
+use super::message::Message;
+use rdb_proto::entry::Entry;
 use rdb_proto::event::{Expectation, NewEvent};
-use rdb_proto::types::{Epoch, EventId, KeyName, LogIndex, Membership, Seq, Timestamp, Version};
+use rdb_proto::types::{Epoch, EventId, KeyName, LogIndex, Membership, NodeId, Seq, Timestamp, Version};
 use std::fmt;
+use std::sync::Arc;
 
 /// Time as the driver sees it pass: milliseconds of a monotonic clock. Only differences mean anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Tick(pub u64);
 
 /// Names a proposal until its outcome is replied. Chosen by the driver, unique within one incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProposalId(pub u64);
 
 /// Names a read until it is confirmed or refused. Chosen by the driver, unique within one incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadId(pub u64);
 
 /// Names a request for numbers. Chosen by the core, never used twice within one incarnation (rule 6.5: a late
 /// answer to an older request is void).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AllocationId(pub u64);
 
 /// Names a change of the log until it is durable. Chosen by the core, ascending; the log completes them in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PersistTicket(pub u64);
 
+/// Names a read of the log until its entries come. Chosen by the core, never used twice within one incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogReadId(pub u64);
+
+/// The leader key of the seat, as the coordinator shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct LeaderKey {
+    /// The epoch that it names, and by that the node; `None` when nobody holds the seat.
+    pub holder: Option<Epoch>,
+    /// To whom the last holder gave the seat up, while nobody holds it: others let that node stand first.
+    pub successor: Option<NodeId>,
+    /// Changes with every write of the key, its removal included ("mod_revision" in etcd). An election compares
+    /// it.
+    pub revision: u64,
+}
+
 /// Where a key stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct KeyState {
     /// Version of its latest event; [`Version::ZERO`] when it has none.
     pub version: Version,
@@ -37,7 +56,7 @@ pub struct KeyState {
 }
 
 /// An event that the window of event ids remembers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KnownEvent {
     /// Its id.
     pub event_id: EventId,
@@ -54,7 +73,7 @@ pub struct KnownEvent {
 /// `committed`, `known` and `remembered_from` are what the key index says, looked up after everything that the
 /// driver announced with [`Input::Indexed`] was applied; the index may be further than announced. The core adds
 /// what it decided after that point.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Proposal {
     /// Name for the reply.
     pub id: ProposalId,
@@ -80,7 +99,7 @@ pub struct Proposal {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     /// The coordinator granted the seat to this node, in this incarnation.
     Won {
@@ -122,6 +141,45 @@ pub enum Input {
     Indexed(LogIndex),
     /// A heartbeat interval passed.
     Tick,
+    /// A message of another member. It may be late, repeated or out of order.
+    Received {
+        /// The sender.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// The leader key changed, or was looked up. Without this input a member never stands by itself.
+    LeaderKey(LeaderKey),
+    /// The election that [`Effect::Campaign`](super::Effect::Campaign) asked for was not won, or its outcome is not
+    /// known. (One that is won is [`Input::Won`].)
+    NotWon,
+    /// The members key changed, or was looked up.
+    Members(Membership),
+    /// Nodes that catch up before they become members, by order of the coordinator: they get entries from the
+    /// leader, and count for nothing. Replaces the ones told before.
+    Learners(Vec<NodeId>),
+    /// Let others stand first for so many milliseconds, from now on: the order of standing, with the driver's
+    /// jitter.
+    StandAfter(u64),
+    /// Connections to the node are refused: its process is gone.
+    Unreachable(NodeId),
+    /// Give the seat to this member as soon as it has everything. Nothing happens unless this member leads.
+    HandOver(NodeId),
+    /// Entries that were durable cannot be read. The same when it is found at the start:
+    /// [`Durable::damaged`](super::Durable::damaged).
+    Damaged {
+        /// The first of them.
+        first: LogIndex,
+        /// The last of them.
+        last: LogIndex,
+    },
+    /// Entries for [`Effect::ReadLog`](super::Effect::ReadLog).
+    LogRead {
+        /// The read.
+        read: LogReadId,
+        /// From the first that was asked for on, without a gap; at least one.
+        entries: Vec<Arc<Entry>>,
+    },
 }
 
 impl fmt::Display for ProposalId {
@@ -145,6 +203,23 @@ impl fmt::Display for AllocationId {
 impl fmt::Display for PersistTicket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "t{}", self.0)
+    }
+}
+
+impl fmt::Display for LogReadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "l{}", self.0)
+    }
+}
+
+impl fmt::Display for LeaderKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.holder, self.successor) {
+            (Some(epoch), _) => write!(f, "{epoch}")?,
+            (None, Some(node)) => write!(f, "vacant for {node}")?,
+            (None, None) => f.write_str("vacant")?,
+        }
+        write!(f, " revision {}", self.revision)
     }
 }
 
@@ -184,6 +259,22 @@ impl fmt::Display for Input {
             Self::Persisted(ticket) => write!(f, "persisted {ticket}"),
             Self::Indexed(index) => write!(f, "indexed {index}"),
             Self::Tick => f.write_str("tick"),
+            Self::Received { from, message } => write!(f, "received from {from}: {message}"),
+            Self::LeaderKey(key) => write!(f, "leader key {key}"),
+            Self::NotWon => f.write_str("not won"),
+            Self::Members(membership) => {
+                write!(f, "members config {}", membership.number)?;
+                write!(f, " {:?} previous {:?}", membership.members, membership.previous)
+            }
+            Self::Learners(nodes) => write!(f, "learners {nodes:?}"),
+            Self::StandAfter(milliseconds) => write!(f, "stand after {milliseconds} ms"),
+            Self::Unreachable(node) => write!(f, "unreachable {node}"),
+            Self::HandOver(node) => write!(f, "hand over to {node}"),
+            Self::Damaged { first, last } => write!(f, "damaged from {first} to {last}"),
+            Self::LogRead { read, entries } => {
+                write!(f, "log read {read}")?;
+                entries.iter().try_for_each(|entry| write!(f, " [{entry}]"))
+            }
         }
     }
 }

@@ -22,6 +22,19 @@ pub(super) fn assert_cheap(seat: &Seat) {
         member.log.committed_seq() <= member.log.last_seq(),
         "6.3.6: the log's last seq is below a committed one"
     );
+    assert!(
+        member.following.verified <= member.log.last(),
+        "6.3.2: an entry that the leader had sent was removed"
+    );
+    assert!(
+        member.following.epoch == member.promised || sabotage::is(Sabotage::AckAfterFence),
+        "6.3.1: what is followed is not what is promised"
+    );
+    let is_early = sabotage::is(Sabotage::CommitBeforePersisted) || sabotage::is(Sabotage::AckBeforeFsync);
+    assert!(
+        member.log.commit() <= member.log.durable() || is_early,
+        "6.3.3: what is committed here would not outlive a crash"
+    );
     match &seat.role {
         Role::Leader(leader) => assert!(
             leader.epoch <= member.promised && leader.start <= member.log.last(),

@@ -4,33 +4,26 @@
 //! [`super::commit`], [`super::reads`], [`super::resolution`].
 
 use super::effect::{Effect, Outcome, Refusal, Written};
-use super::input::{AllocationId, ProposalId};
+use super::input::{AllocationId, ProposalId, Tick};
 use super::member::Member;
 use super::overlay::Overlay;
-use super::reads::{Confirmations, Round};
+use super::reads::Confirmations;
+use super::replication::Progress;
 use super::sequencing::{Numbering, Queue};
+use crate::sabotage::{self, Sabotage};
 use rdb_proto::types::{Epoch, LogIndex, Membership, NodeId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// An append whose client is told when this entry is committed.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct AwaitedCommit {
     pub(super) index: LogIndex,
     pub(super) proposal: ProposalId,
     pub(super) written: Written,
 }
 
-/// What the leader knows of another member.
-#[derive(Debug, Default)]
-pub(super) struct Progress {
-    /// The member has every entry of this log up to here, durably.
-    pub(super) matched: LogIndex,
-    /// Latest round that it answered.
-    pub(super) answered: Round,
-}
-
 /// A leader, from the moment that its log is recovered.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Leader {
     pub(super) epoch: Epoch,
     /// Members at the election; a change of them means a new epoch (rule 6.3.8).
@@ -45,14 +38,23 @@ pub(super) struct Leader {
     /// Appends that are not committed, in log order.
     pub(super) replies: VecDeque<AwaitedCommit>,
     pub(super) confirmations: Confirmations,
+    /// To whom the seat is being handed over, and since when.
+    pub(super) hand_over: Option<(NodeId, Tick)>,
+    /// When a round was last confirmed, or the first one was begun that is not.
+    pub(super) confirmed_at: Tick,
+    /// When a member last had more of the log.
+    pub(super) progress_at: Tick,
 }
 
 impl Leader {
-    pub(super) fn new(epoch: Epoch, membership: Membership, start: LogIndex, me: NodeId) -> Self {
-        let others = membership.members.iter().filter(|node| **node != me);
+    pub(super) fn new(epoch: Epoch, membership: Membership, start: LogIndex, member: &Member) -> Self {
+        let others = membership
+            .members
+            .iter()
+            .filter(|node| **node != member.config.me);
         Self {
             epoch,
-            others: others.map(|node| (*node, Progress::default())).collect(),
+            others: others.map(|node| (*node, Progress::new(start))).collect(),
             membership,
             start,
             overlay: Overlay::new(start),
@@ -60,13 +62,16 @@ impl Leader {
             numbering: None,
             replies: VecDeque::new(),
             confirmations: Confirmations::default(),
+            hand_over: None,
+            confirmed_at: member.now,
+            progress_at: member.now,
         }
     }
 
     /// Whether its epoch-start is committed: before that, a log that is unknown here may still win a recovery, so
     /// that nothing may be read or marked.
     pub(super) fn is_established(&self, member: &Member) -> bool {
-        member.log.commit() >= self.start
+        member.log.commit() >= self.start || sabotage::is(Sabotage::ReadBeforeStartCommits)
     }
 
     /// Whether it takes proposals: decisions need committed state, all of it, so the index must have caught up to
@@ -85,6 +90,7 @@ impl Leader {
         self.advance_commit(member, effects);
         self.form_batch(member, next_request, effects);
         self.advance_rounds(member, effects);
+        self.replicate(member, effects);
     }
 
     /// Ends the epoch here. What was appended may still be committed by a successor, or not; nothing else happened.

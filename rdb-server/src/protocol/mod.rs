@@ -11,11 +11,16 @@
 //! | file | decides | rules |
 //! |---|---|---|
 //! | `seat` | which rule an input is for | |
+//! | `message` | what members say to each other | 6.2 |
 //! | `member` | what a member is in every role | 6.1 |
 //! | `fencing` | who is obeyed, and stepping down | 6.3.1 |
-//! | `append` | what may follow what in the log, what is durable | 6.3.2, 6.3.3, 6.3.6 |
+//! | `election` | who stands, and when a leader counts as gone: pre-vote | 5 |
+//! | `log` | what may follow what in the log, what is durable | 6.3.2, 6.3.3, 6.3.6 |
+//! | `append` | what a member takes from a leader and acknowledges | 6.3.1 to 6.3.3 |
+//! | `replication` | what a leader sends to whom, and when it gives up | 6.3.4, 6.3.7, 5 |
 //! | `commit` | what is committed, quorums | 6.3.4 |
 //! | `recovery` | how a seat is taken over | 6.3.5 |
+//! | `repair` | what a member may do whose disk lost something | 8 |
 //! | `leader` | the order in which consequences follow | |
 //! | `sequencing` | which numbers an event gets | 6.5, 6.3.6 |
 //! | `conditions` | whether a proposal is appended, conflicts or happened already | 6.6 |
@@ -28,19 +33,28 @@
 #![deny(clippy::arithmetic_side_effects)]
 
 mod append;
+#[cfg(test)]
+mod cluster;
 mod commit;
 mod conditions;
 mod effect;
+mod election;
+#[cfg(test)]
+mod fate;
 mod fencing;
 #[cfg(test)]
 mod fortune;
 mod input;
 mod invariants;
 mod leader;
+mod log;
 mod member;
+mod message;
 mod overlay;
 mod reads;
 mod recovery;
+mod repair;
+mod replication;
 mod resolution;
 #[cfg(test)]
 mod scripts;
@@ -50,11 +64,14 @@ mod status;
 #[cfg(test)]
 mod testing;
 
-pub use append::{EpochRun, LogEnd};
 pub use effect::{Effect, Outcome, Refusal, Written};
 pub use input::{
-    AllocationId, Input, KeyState, KnownEvent, PersistTicket, Proposal, ProposalId, ReadId, Tick,
+    AllocationId, Input, KeyState, KnownEvent, LeaderKey, LogReadId, PersistTicket, Proposal, ProposalId,
+    ReadId, Tick,
 };
+pub use log::{EpochRun, LogEnd};
 pub use member::{Durable, Mark, SeatConfig};
+pub use message::{Append, Message};
+pub use reads::Round;
 pub use seat::Seat;
 pub use status::RoleName;

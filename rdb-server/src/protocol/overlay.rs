@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// A key that sorts by a hash first, so that a look-up follows a pointer to the name only where it most likely is the
 /// one. Which hash does not matter: the same in one incarnation is all that is needed, and equal ones cost a
 /// comparison.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SortedName {
     hash: u64,
     name: KeyName,
@@ -44,7 +44,7 @@ impl SortedName {
 const HASH_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// One append.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Append {
     name: SortedName,
     first_seq: Seq,
@@ -65,7 +65,7 @@ impl Append {
 }
 
 /// The appends above `floor`.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Overlay {
     /// Everything up to here is forgotten. `appends` begins with the entry after it.
     floor: LogIndex,

@@ -8,19 +8,25 @@
 //! Where the leader's own member is a quorum (W = 1), a round is confirmed the moment it is begun: no successor can
 //! recover without this member's promise.
 
-use super::commit::reached_by;
 use super::effect::{Effect, Outcome, Refusal};
 use super::input::{ProposalId, ReadId};
 use super::leader::Leader;
 use super::member::{Mark, Member};
-use crate::limits::SEAT_WAITERS_MAX;
+use crate::limits::{SEAT_ROUNDS_MAX, SEAT_WAITERS_MAX};
 use crate::sabotage::{self, Sabotage};
 use rdb_proto::types::LogIndex;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 /// Number of a wave of messages of a leader, from 1; 0 is before the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) struct Round(u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Round(pub u64);
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 impl Round {
     const fn next(self) -> Self {
@@ -29,7 +35,7 @@ impl Round {
 }
 
 /// An outcome that appended nothing, and the entry that it rests on.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Answer {
     pub(super) proposal: ProposalId,
     pub(super) outcome: Outcome,
@@ -46,14 +52,14 @@ impl Answer {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Waiter {
     Read { read: ReadId, index: LogIndex },
     Answer(Answer),
 }
 
 /// What waits for a round, and the rounds.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Confirmations {
     latest: Round,
     confirmed: Round,
@@ -112,9 +118,29 @@ impl Confirmations {
                 .is_some_and(|(after, _)| *after == self.latest)
     }
 
-    fn begin(&mut self, candidate: Mark) {
+    /// Whether another round may be begun before the ones under way are confirmed.
+    fn has_room(&self) -> bool {
+        self.latest.0.saturating_sub(self.confirmed.0) < SEAT_ROUNDS_MAX
+    }
+
+    pub(super) const fn latest(&self) -> Round {
+        self.latest
+    }
+
+    /// Whether somebody waits for a round that is under way.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.latest > self.confirmed
+    }
+
+    fn begin(&mut self, candidate: Option<Mark>) {
         self.latest = self.latest.next();
-        self.candidates.push_back((self.latest, candidate));
+        // A candidate that an older round carries already needs no second one: that is confirmed no later.
+        let last = self.candidates.back().map(|(_, last)| *last);
+        if let Some(candidate) = candidate
+            && last != Some(candidate)
+        {
+            self.candidates.push_back((self.latest, candidate));
+        }
     }
 
     /// Confirms every round up to this one. Returns the last of their candidates.
@@ -184,37 +210,40 @@ impl Leader {
 
     /// Begins a round when one is wanted, and tells what the answered rounds confirm.
     pub(super) fn advance_rounds(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
-        // Before the epoch-start is committed a successor's log may hold what is unknown here: no round begun now
-        // could prove anything about it.
-        if !self.is_established(member) {
-            return;
-        }
-        self.confirmations.committed(member.log.commit());
-        let candidate = self.candidate(member);
-        if self.confirmations.wants_round(candidate, member.mark) {
-            self.confirmations.begin(candidate);
+        if self.is_established(member) {
+            self.confirmations.committed(member.log.commit());
+            let candidate = self.candidate(member);
+            if self.confirmations.wants_round(candidate, member.mark) && self.confirmations.has_room() {
+                self.begin(member, Some(candidate));
+            }
         }
         if let Some(reached) = self.confirmed_round(member)
-            && let Some(candidate) = self.confirmations.confirm(reached)
+            && reached > self.confirmations.confirmed
         {
-            member.resolve(candidate, effects);
+            self.confirmed_at = member.now;
+            if let Some(candidate) = self.confirmations.confirm(reached) {
+                member.resolve(candidate, effects);
+            }
         }
         self.confirmations.release(effects);
     }
 
-    /// The latest round that W members answered, the own member while its promise is this epoch.
-    fn confirmed_round(&self, member: &Member) -> Option<Round> {
-        let own = (member.promised == self.epoch).then_some(self.confirmations.latest);
-        let answered = self
-            .membership
-            .members
-            .iter()
-            .map(|node| match self.others.get(node) {
-                Some(progress) => progress.answered,
-                None if *node == member.config.me => own.unwrap_or_default(),
-                None => Round::default(),
-            });
-        reached_by(answered, member.config.writes)
+    /// Begins a round that nobody waits for: a heartbeat.
+    ///
+    /// Before the epoch-start is committed a successor's log may hold what is unknown here (H2 of the review): such a
+    /// round proves that members obey, and nothing about events.
+    pub(super) fn begin_round(&mut self, member: &Member) {
+        let candidate = self.is_established(member).then(|| self.candidate(member));
+        self.begin(member, candidate);
+    }
+
+    fn begin(&mut self, member: &Member, candidate: Option<Mark>) {
+        // The time without answers counts from the first question: a pause of the whole process is no silence of the
+        // others.
+        if !self.confirmations.is_waiting() {
+            self.confirmed_at = member.now;
+        }
+        self.confirmations.begin(candidate);
     }
 }
 
@@ -280,7 +309,7 @@ mod tests {
             index: LogIndex(4),
         };
         confirmations.wait(confirmations.latest, read(1));
-        confirmations.begin(Mark::default());
+        confirmations.begin(Some(Mark::default()));
         let first = confirmations.latest;
         confirmations.wait(first, read(2));
         confirmations.confirm(first);
@@ -293,7 +322,7 @@ mod tests {
             }]
         );
         assert!(confirmations.wants_round(Mark::default(), Mark::default()));
-        confirmations.begin(Mark::default());
+        confirmations.begin(Some(Mark::default()));
         confirmations.confirm(first);
         confirmations.release(&mut effects);
         assert_eq!(effects.len(), 1, "answered again, but it is the older round");

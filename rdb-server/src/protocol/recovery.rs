@@ -1,50 +1,229 @@
 //! How a seat is taken over (rule 6.3.5): promises of R members, the best of their logs, an epoch-start entry.
 //!
 //! ```text
-//! Won ─► PersistPromise … PromisePersisted ─► own promise is one of R ─► the highest (last epoch, last index)
+//! Won ─► Fence at all, PersistPromise … FenceAcks, PromisePersisted ─► R promised, itself included
+//!     ─► the highest (last epoch, last index) ─► Fetch what is missing ─► the own log ends in exactly that
 //!     ─► epoch-start appended under the new epoch ─► leader, recovering ─► committed ─► established
 //! ```
+//! Fence and Fetch are repeated each heartbeat; a winner that makes no progress gives the seat up.
 
-use super::append::LogEnd;
 use super::commit::can_recover;
 use super::effect::Effect;
+use super::input::Tick;
 use super::leader::Leader;
+use super::log::LogEnd;
 use super::member::Member;
+use super::message::Message;
+use super::replication::Resignation;
+use crate::sabotage::{self, Sabotage};
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::types::{Epoch, Membership, NodeId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The part of the best log that is missing here, on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Fetching {
+    /// Where the log to lead with ends.
+    goal: LogEnd,
+    from: NodeId,
+    /// Up to here the own log is the same, or may be: what is asked for follows this.
+    prev: LogEnd,
+    /// Whether nothing came since the last heartbeat.
+    is_slow: bool,
+}
+
 /// A member that won the seat and is gathering promises.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Candidate {
     pub(super) epoch: Epoch,
-    membership: Membership,
+    pub(super) membership: Membership,
     /// Where the logs end of the members whose promise of this epoch is durable.
     promises: BTreeMap<NodeId, LogEnd>,
+    fetching: Option<Fetching>,
+    progress_at: Tick,
 }
 
 impl Candidate {
     /// Uses the membership with the higher number: an etcd restored from a backup would otherwise bring back the
     /// old members, and lose what was committed without them.
     pub(super) fn new(epoch: Epoch, elected: Membership, member: &Member) -> Self {
-        let membership = if member.membership.number > elected.number {
-            member.membership.clone()
-        } else {
-            elected
-        };
-        Self {
+        let mut candidate = Self {
             epoch,
-            membership,
+            membership: elected,
             promises: BTreeMap::new(),
+            fetching: None,
+            progress_at: member.now,
+        };
+        candidate.adopt(&member.membership);
+        candidate
+    }
+
+    /// Uses a membership that a log names, when it is newer. What was gathered for the older one still counts.
+    fn adopt(&mut self, found: &Membership) -> bool {
+        let is_newer = found.number > self.membership.number && !sabotage::is(Sabotage::HigherConfigIgnored);
+        if is_newer {
+            self.membership = found.clone();
+            self.fetching = None;
+        }
+        is_newer
+    }
+
+    /// Uses a membership that a member told, when it is newer, and asks its members too.
+    pub(super) fn learn_membership(
+        &mut self,
+        member: &Member,
+        found: &Membership,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.adopt(found) {
+            self.fence(member, effects);
         }
     }
 
-    /// The own promise became durable. Returns the leader once R members have promised.
-    pub(super) fn promised(&mut self, member: &mut Member, effects: &mut Vec<Effect>) -> Option<Leader> {
-        self.promises.insert(member.config.me, member.log.end());
+    /// Asks everybody for the promise, those that gave it too: by this they hear that somebody takes the seat over.
+    pub(super) fn fence(&self, member: &Member, effects: &mut Vec<Effect>) {
+        let others = self.membership.everybody();
+        effects.extend(others.filter(|node| *node != member.config.me).map(|to| {
+            let message = Message::Fence {
+                epoch: self.epoch,
+                config: self.membership.number,
+            };
+            Effect::Send { to, message }
+        }));
+    }
+
+    /// A promise is durable, the own one or another's. Returns the leader once R members have promised and the own
+    /// log is the best of theirs.
+    pub(super) fn promised(
+        &mut self,
+        member: &mut Member,
+        from: NodeId,
+        end: LogEnd,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Leader> {
+        if self.promises.insert(from, end) != Some(end) {
+            self.progress_at = member.now;
+        }
+        self.try_to_lead(member, effects)
+    }
+
+    fn try_to_lead(&mut self, member: &mut Member, effects: &mut Vec<Effect>) -> Option<Leader> {
+        let me = member.config.me;
         let has_promised = |node| self.promises.contains_key(&node);
-        can_recover(&self.membership, member.config.writes, has_promised).then(|| self.lead(member, effects))
+        let is_recoverable =
+            has_promised(me) && can_recover(&self.membership, member.config.writes, has_promised);
+        if !is_recoverable || self.fetching.is_some() || !self.membership.members.contains(&me) {
+            return None;
+        }
+        let best = self.promises.iter().max_by_key(|(_, end)| **end);
+        let (from, goal) = best.map(|(node, end)| (*node, *end))?;
+        if member.log.end() >= goal {
+            return Some(self.lead(member, effects));
+        }
+        let prev = member.log.last_not_after(goal);
+        self.fetch(
+            Fetching {
+                goal,
+                from,
+                prev,
+                is_slow: false,
+            },
+            effects,
+        );
+        None
+    }
+
+    fn fetch(&mut self, fetching: Fetching, effects: &mut Vec<Effect>) {
+        let message = Message::Fetch {
+            epoch: self.epoch,
+            prev: fetching.prev,
+            last: fetching.goal.index,
+        };
+        effects.push(Effect::Send {
+            to: fetching.from,
+            message,
+        });
+        self.fetching = Some(fetching);
+    }
+
+    /// Entries of the best log came.
+    pub(super) fn fetched(
+        &mut self,
+        member: &mut Member,
+        prev: LogEnd,
+        entries: Vec<Arc<Entry>>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Leader> {
+        let mut fetching = self.fetching.take_if(|fetching| fetching.prev == prev)?;
+        let Ok(matched) = member.follow(prev, entries, effects) else {
+            self.fetching = Some(fetching);
+            return None;
+        };
+        self.progress_at = member.now;
+        if matched < fetching.goal.index {
+            fetching.prev = member.log.at(matched);
+            fetching.is_slow = false;
+            self.fetch(fetching, effects);
+            return None;
+        }
+        assert!(
+            member.log.end() == fetching.goal,
+            "6.3.5: the log to lead with must end in {}, not in {}",
+            fetching.goal,
+            member.log.end()
+        );
+        self.promises.insert(member.config.me, member.log.end());
+        self.learn_membership(member, &member.membership, effects);
+        self.try_to_lead(member, effects)
+    }
+
+    /// The source does not have the entry after which it was asked.
+    pub(super) fn mismatched(
+        &mut self,
+        member: &Member,
+        refused: LogEnd,
+        hint: LogEnd,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(mut fetching) = self.fetching.take_if(|fetching| fetching.prev == refused) {
+            fetching.prev = member.log.last_not_after(hint);
+            self.progress_at = member.now;
+            self.fetch(fetching, effects);
+        }
+    }
+
+    /// A heartbeat interval passed.
+    pub(super) fn tick(&mut self, member: &Member, effects: &mut Vec<Effect>) -> Option<Resignation> {
+        let is_member = self.membership.members.contains(&member.config.me);
+        let is_alone = self.membership.everybody().all(|node| node == member.config.me);
+        let is_stuck = member.since(self.progress_at) >= member.config.failover_after_ms;
+        if (is_stuck && !is_alone) || !is_member {
+            return Some(Resignation { successor: None });
+        }
+        self.fence(member, effects);
+        if let Some(mut fetching) = self.fetching.take() {
+            if fetching.is_slow {
+                self.turn_to_another(member, &mut fetching);
+                self.fetch(fetching, effects);
+            } else {
+                fetching.is_slow = true;
+                self.fetching = Some(fetching);
+            }
+        }
+        None
+    }
+
+    /// The next member that has the same log: the one that was asked may be gone.
+    fn turn_to_another(&self, member: &Member, fetching: &mut Fetching) {
+        let has_all = |node: &NodeId| {
+            *node != member.config.me && self.promises.get(node).is_some_and(|end| *end == fetching.goal)
+        };
+        let sources = || self.promises.keys().copied().filter(has_all);
+        let next = sources()
+            .find(|node| *node > fetching.from)
+            .or_else(|| sources().next());
+        fetching.from = next.unwrap_or(fetching.from);
     }
 
     /// Takes over with the best log of those that promised.
@@ -52,9 +231,7 @@ impl Candidate {
         let best = self.promises.values().max().copied().unwrap_or_default();
         assert!(
             member.log.end() == best,
-            "6.3.5: the log to lead with must end in {} of {}",
-            best.index,
-            best.epoch
+            "6.3.5: the log to lead with must end in {best}"
         );
         let start = member.log.last().next();
         let entry = Entry {
@@ -64,7 +241,12 @@ impl Candidate {
         };
         member.log.append(vec![Arc::new(entry)], effects);
         member.membership = self.membership.clone();
-        Leader::new(self.epoch, self.membership.clone(), start, member.config.me)
+        let mut leader = Leader::new(self.epoch, self.membership.clone(), start, member);
+        for (node, end) in &self.promises {
+            leader.promised_late(member, *node, *end);
+        }
+        leader.begin_round(member);
+        leader
     }
 }
 
@@ -111,7 +293,7 @@ mod tests {
     /// A quorum is never cut short: alone among three with W = 2, the own promise is one of two.
     #[test]
     fn one_promise_of_the_two_that_are_needed_recovers_nothing() {
-        let config = SeatConfig { me: ME, writes: 2 };
+        let config = SeatConfig::new(ME, 2);
         let mut seat = Seat::new(config, Durable::default());
         let mut effects = vec![];
         let membership = Membership {
@@ -124,6 +306,16 @@ mod tests {
         };
         seat.step(Tick(0), won, &mut effects);
         seat.step(Tick(1), Input::PromisePersisted(epoch(1)), &mut effects);
+        let is_fence = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::Send {
+                    message: Message::Fence { .. },
+                    ..
+                }
+            )
+        };
+        effects.retain(|effect| !is_fence(effect));
         assert_eq!(effects, [Effect::PersistPromise(epoch(1))]);
         assert_eq!(seat.role(), RoleName::Candidate);
     }

@@ -21,9 +21,13 @@ impl Leader {
         let idle = member.counter.max(member.log.committed_seq());
         let seq = if sabotage::is(Sabotage::MarkTooEarly) {
             idle.max(member.log.last_seq())
-        } else if let Some(first) = member.log.first_uncommitted_seq() {
+        } else if let Some(first) = member.log.first_uncommitted_seq()
+            && !sabotage::is(Sabotage::FirstUncommittedBranchRemoved)
+        {
             first.previous()
-        } else if let Some(numbering) = &self.numbering {
+        } else if let Some(numbering) = &self.numbering
+            && !sabotage::is(Sabotage::InFlightBranchRemoved)
+        {
             numbering.floor
         } else {
             idle
@@ -47,6 +51,7 @@ impl Member {
             return;
         }
         self.mark = confirmed;
+        self.known_mark = self.known_mark.max(confirmed.seq);
         effects.push(Effect::Resolved {
             mark: confirmed.seq,
             commit: confirmed.commit,

@@ -1,13 +1,23 @@
-//! Runs `scripts/*.txt`: annotated transcripts of a member alone in its group.
+//! Runs `scripts/*.txt`: annotated transcripts of a member alone in its group, or of several.
 //!
-//! `> command` is a line of [`super::testing`], the lines below it are its effects, `#` says why. With
+//! `> command` is a line of [`super::testing`] or, after `> cluster`, of [`super::cluster`]; the lines below it are its effects, `#` says why. With
 //! `RDB_REWRITE_SCRIPTS=1` the effects are written anew; review the difference.
 
+use super::cluster::Cluster;
 use super::testing::World;
 use std::path::{Path, PathBuf};
 
 fn transcript(script: &str) -> String {
     let mut world = World::new();
+    let mut cluster: Option<Cluster> = None;
+    let mut run = |command: &str| match &mut cluster {
+        Some(cluster) => cluster.run(command),
+        None if command.starts_with("cluster") => {
+            cluster = Some(Cluster::parse(command));
+            vec![]
+        }
+        None => world.run(command),
+    };
     let mut text = String::new();
     for line in script.lines() {
         let is_kept = line.starts_with(['#', '>']) || line.is_empty();
@@ -15,12 +25,7 @@ fn transcript(script: &str) -> String {
             text.push_str(line);
             text.push('\n');
         }
-        for effect in line
-            .strip_prefix("> ")
-            .map(|command| world.run(command))
-            .into_iter()
-            .flatten()
-        {
+        for effect in line.strip_prefix("> ").map(&mut run).into_iter().flatten() {
             text.push_str(&effect);
             text.push('\n');
         }

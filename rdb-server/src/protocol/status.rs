@@ -1,13 +1,15 @@
 //! What can be seen of a member from outside: for status, metrics and checkers. Nothing is decided by it.
 
-use super::append::LogEnd;
+use super::log::LogEnd;
 use super::member::Mark;
 use super::seat::{Role, Seat};
-use rdb_proto::types::{Epoch, LogIndex, NodeId, Seq};
+use rdb_proto::entry::Entry;
+use rdb_proto::types::{Epoch, LogIndex, Membership, NodeId, Seq};
 use std::fmt;
+use std::sync::Arc;
 
 /// What a member does in its seat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RoleName {
     /// Obeys whoever leads.
     Follower,
@@ -46,11 +48,53 @@ impl Seat {
         self.member.promised
     }
 
+    /// Number of the highest membership that it has seen: kept beside the promise.
+    pub const fn config(&self) -> u64 {
+        self.member.config_seen
+    }
+
+    /// Members as the log names them, by the highest number.
+    pub const fn membership(&self) -> &Membership {
+        &self.member.membership
+    }
+
+    /// Number of the membership under which this member leads with a committed epoch-start; `None` when it does not.
+    /// Once both seats of a group tell that of a joint membership, the previous members may be dropped.
+    pub fn established_config(&self) -> Option<u64> {
+        match &self.role {
+            Role::Leader(leader) if leader.is_established(&self.member) => Some(leader.membership.number),
+            Role::Leader(_) | Role::Candidate(_) | Role::Follower => None,
+        }
+    }
+
+    /// How far other members, and learners, are known to have the log; of a leader only, by node.
+    pub fn matched(&self) -> Vec<(NodeId, LogIndex)> {
+        match &self.role {
+            Role::Leader(leader) => leader
+                .others
+                .iter()
+                .map(|(node, progress)| (*node, progress.matched))
+                .collect(),
+            Role::Candidate(_) | Role::Follower => vec![],
+        }
+    }
+
+    /// Epoch of the entry at `index`; [`Epoch::ZERO`] before the first.
+    pub fn epoch_at(&self, index: LogIndex) -> Epoch {
+        self.member.log.epoch_at(index)
+    }
+
+    /// Entries that are not committed, in order.
+    pub fn uncommitted(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.member.log.uncommitted()
+    }
+
     /// Who leads, under which epoch; `None` when not known.
     pub fn leader(&self) -> Option<(NodeId, Epoch)> {
         match &self.role {
             Role::Leader(leader) => Some((self.member.config.me, leader.epoch)),
-            Role::Candidate(_) | Role::Follower => None,
+            Role::Candidate(_) => None,
+            Role::Follower => self.member.leader(),
         }
     }
 

@@ -7,13 +7,16 @@
 //! | `allocated 1 first 10`, `void 1` | by request |
 //! | `propose 1 a any 11 12; 2 b exact-3 13 delete` | proposal, key, expectation, event ids; several in one step |
 //! | `propose 1 a any 11 retried 5` | a retry, first sent when the database had reached seq 5 |
+//! | `key 3@1 revision 7`, `key vacant 2 revision 8` | the leader key: its holder, or its successor |
+//! | `members`, `not-won`, `learners 4`, `unreachable 1`, `hand-over 2`, `log-read` | of the coordinator and the disk |
+//! | `damaged 2 3` | entries 2 to 3 cannot be read |
 //! | `restart` | what was not persisted is gone |
 //!
 //! Proposals are looked up in the key index as of the last `indexed`. The answer of a command is its effects, one
 //! line each.
 
 use super::{
-    AllocationId, Durable, Effect, EpochRun, Input, KeyState, KnownEvent, PersistTicket, Proposal,
+    AllocationId, Durable, Effect, EpochRun, Input, KeyState, KnownEvent, LeaderKey, PersistTicket, Proposal,
     ProposalId, ReadId, Seat, SeatConfig, Tick,
 };
 use bytes::Bytes;
@@ -145,15 +148,46 @@ pub(super) struct World {
     /// Log on disk; what is written and not durable stands in `writes`.
     pub(super) disk: Vec<Arc<Entry>>,
     pub(super) promised: Epoch,
-    pub(super) writes: VecDeque<(PersistTicket, Vec<Arc<Entry>>)>,
+    pub(super) writes: VecDeque<Write>,
     pub(super) committed: Vec<Arc<Entry>>,
+    /// What the seat is told when it wins.
+    pub(super) membership: Membership,
+    pub(super) now: Tick,
+    /// Promises that are under way.
+    pub(super) promises: VecDeque<Epoch>,
+    /// Reads of the log that are not answered.
+    pub(super) log_reads: VecDeque<Effect>,
+}
+
+/// A change of the log that is under way.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) ticket: PersistTicket,
+    truncate_from: Option<LogIndex>,
+    entries: Vec<Arc<Entry>>,
+}
+
+impl Write {
+    fn apply(self, disk: &mut Vec<Arc<Entry>>) {
+        if let Some(first) = self.truncate_from {
+            disk.retain(|entry| entry.index < first);
+        }
+        disk.extend(self.entries);
+    }
 }
 
 impl World {
     pub(super) fn new() -> Self {
+        Self::of(SeatConfig::new(ME, 1), alone())
+    }
+
+    pub(super) fn of(config: SeatConfig, membership: Membership) -> Self {
         select_sabotage();
-        let config = SeatConfig { me: ME, writes: 1 };
         Self {
+            membership,
+            now: Tick(0),
+            promises: VecDeque::new(),
+            log_reads: VecDeque::new(),
             seat: Seat::new(config, Durable::default()),
             index: Index::default(),
             disk: vec![],
@@ -189,18 +223,34 @@ impl World {
     pub(super) fn step(&mut self, input: Input) -> Vec<Effect> {
         if let Input::PromisePersisted(epoch) = &input {
             self.promised = *epoch;
+            self.promises.retain(|under_way| under_way > epoch);
         }
         if let Input::Persisted(ticket) = &input {
-            while self.writes.front().is_some_and(|(written, _)| written <= ticket) {
-                self.disk.extend(self.writes.pop_front().unwrap().1);
+            while self.writes.front().is_some_and(|write| write.ticket <= *ticket) {
+                self.writes.pop_front().unwrap().apply(&mut self.disk);
             }
         }
         let mut effects = Vec::new();
-        self.seat.step(Tick(0), input, &mut effects);
+        self.seat.step(self.now, input, &mut effects);
         self.seat.assert_invariants();
         for effect in &effects {
-            if let Effect::Persist { ticket, entries, .. } = effect {
-                self.writes.push_back((*ticket, entries.clone()));
+            if let Effect::Persist {
+                ticket,
+                truncate_from,
+                entries,
+            } = effect
+            {
+                self.writes.push_back(Write {
+                    ticket: *ticket,
+                    truncate_from: *truncate_from,
+                    entries: entries.clone(),
+                });
+            }
+            if let Effect::PersistPromise(epoch) = effect {
+                self.promises.push_back(*epoch);
+            }
+            if let Effect::ReadLog { .. } = effect {
+                self.log_reads.push_back(effect.clone());
             }
             if let Effect::Committed { index, entries } = effect {
                 self.committed.extend(entries.iter().cloned());
@@ -212,6 +262,8 @@ impl World {
 
     pub(super) fn restart(&mut self) {
         self.writes.clear();
+        self.log_reads.clear();
+        self.promises.clear();
         let commit = self.index.applied;
         let at_most = |entry: &&Arc<Entry>| entry.index <= commit;
         let mut runs: Vec<EpochRun> = vec![];
@@ -242,22 +294,35 @@ impl World {
                 .collect(),
             indexed: commit,
             mark: Seq::ZERO,
-            membership: Membership::default(),
+            membership: self
+                .disk
+                .iter()
+                .filter(at_most)
+                .rev()
+                .find_map(|entry| match &entry.body {
+                    EntryBody::EpochStart(membership) => Some(membership.clone()),
+                    EntryBody::Events(_) => None,
+                })
+                .unwrap_or_default(),
+            config: self.seat.config(),
+            damaged: None,
         };
         self.committed.retain(|entry| entry.index <= commit);
         self.seat = Seat::new(self.seat.member.config, durable);
     }
 
-    fn parse(&mut self, command: &str) -> Input {
+    pub(super) fn parse(&mut self, command: &str) -> Input {
         let words: Vec<&str> = command
             .split([' ', ';'])
             .filter(|word| !word.is_empty())
             .collect();
         let number = |i: usize| words[i].parse::<u64>().unwrap_or_else(|_| panic!("{command}"));
+        let node = self.seat.member.config.me;
+        let epoch = |number| Epoch { number, node };
         match words[0] {
             "won" => Input::Won {
                 epoch: epoch(number(1)),
-                membership: alone(),
+                membership: self.membership.clone(),
             },
             "lost" => Input::Lost {
                 epoch: epoch(number(1)),
@@ -268,6 +333,17 @@ impl World {
             "counter" => Input::CounterObserved(Seq(number(1))),
             "read" => Input::Read(ReadId(number(1))),
             "tick" => Input::Tick,
+            "damaged" => Input::Damaged {
+                first: LogIndex(number(1)),
+                last: LogIndex(number(2)),
+            },
+            "not-won" => Input::NotWon,
+            "members" => Input::Members(self.membership.clone()),
+            "learners" => Input::Learners((1..words.len()).map(|i| NodeId(number(i))).collect()),
+            "unreachable" => Input::Unreachable(NodeId(number(1))),
+            "hand-over" => Input::HandOver(NodeId(number(1))),
+            "key" => Input::LeaderKey(parse_key(&words)),
+            "log-read" => self.read_log(),
             "void" => Input::AllocationVoid {
                 request: AllocationId(number(1)),
             },
@@ -285,6 +361,21 @@ impl World {
                 Input::Propose(proposals)
             }
             _ => panic!("no such command: {command}"),
+        }
+    }
+
+    /// Answers the oldest read of the log.
+    pub(super) fn read_log(&mut self) -> Input {
+        let Some(Effect::ReadLog {
+            read, first, last, ..
+        }) = self.log_reads.pop_front()
+        else {
+            panic!("nothing is to be read");
+        };
+        let is_asked = |entry: &&Arc<Entry>| entry.index >= first && entry.index <= last;
+        Input::LogRead {
+            read,
+            entries: self.disk.iter().filter(is_asked).cloned().collect(),
         }
     }
 
@@ -310,6 +401,19 @@ fn select_sabotage() {
             .iter()
             .any(|one| one.as_str() == name);
         assert!(is_first || is_known, "no such sabotage");
+    }
+}
+
+/// `key 3@1 revision 7` or `key vacant [2] revision 7`, the node being the successor.
+fn parse_key(words: &[&str]) -> LeaderKey {
+    let epoch = |(number, node): (&str, &str)| Epoch {
+        number: number.parse().unwrap(),
+        node: NodeId(node.parse().unwrap()),
+    };
+    LeaderKey {
+        holder: words[1].split_once('@').map(epoch),
+        successor: words[2].parse().ok().map(NodeId),
+        revision: words.last().unwrap().parse().unwrap(),
     }
 }
 

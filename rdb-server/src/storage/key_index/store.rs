@@ -191,11 +191,11 @@ impl IndexStore {
         }
         let (path, db) = (self.path, self.db);
         guarded(&path, || db.flush())?;
-        // Dropping it ends its threads: nothing writes any more when its files are synced.
         guarded(&path, || {
             drop(db);
             Ok(())
         })?;
+        await_end_of_sled(&path)?;
         sync_all_in(&path)?;
         let clean = State {
             format_version: INDEX_FORMAT_VERSION,
@@ -222,6 +222,14 @@ fn open_sled(path: &Path, settings: &IndexSettings) -> Result<sled::Db, StorageE
         // We flush after each overlay, where a failure is noticed.
         .flush_every_ms(None);
     guarded(path, || config.open())
+}
+
+/// Waits until nothing writes any more. Threads of sled may outlive its handle for a moment; its lock on its file
+/// goes with the last of them.
+pub(super) fn await_end_of_sled(path: &Path) -> Result<(), StorageError> {
+    let path = path.join("db");
+    let file = File::open(&path).map_err(StorageError::io("open", &path))?;
+    file.lock().map_err(StorageError::io("lock", &path))
 }
 
 /// Makes all files under a directory durable, and their names.

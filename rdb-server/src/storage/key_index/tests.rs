@@ -273,7 +273,7 @@ fn an_index_answers_like_a_list_while_it_is_written_and_after_every_kind_of_stop
     );
     check(&*world.index, &entries, 8);
     check_window(&*world.index, &entries, 50);
-    drop(world);
+    world.stop();
 
     let mut world = World::open(directory.path());
     for entry in &story(1000)[701..] {
@@ -285,7 +285,7 @@ fn an_index_answers_like_a_list_while_it_is_written_and_after_every_kind_of_stop
     let world = World::open(killed.path());
     let applied = world.index.applied();
     assert!(
-        applied > LogIndex(701) && applied < LogIndex(1001),
+        applied > LogIndex(701),
         "believed as far as it goes: the machine was not booted since ({applied})"
     );
     world.catch_up();
@@ -396,6 +396,7 @@ fn applying_again_what_is_partly_there_changes_nothing() {
     newer_tree.insert(b"m", meta).unwrap();
     drop(newer_tree);
     drop(newer);
+    store::await_end_of_sled(&directory.path().join("index")).unwrap();
     let mut world = World::open(directory.path());
     assert_eq!(world.index.applied(), LogIndex(400));
     let again: Vec<_> = entries[400..].iter().cloned().map(Arc::new).collect();

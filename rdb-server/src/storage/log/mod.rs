@@ -115,10 +115,11 @@ pub struct Opened {
 /// The log has no room for a batch. Nothing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum NoRoom {
-    /// Disk is being claimed: wait for [`LogEvent::RoomChanged`] and ask again.
+    /// Disk is being claimed, or it is being looked whether it is still full: wait for [`LogEvent::RoomChanged`]
+    /// and ask again.
     #[error("disk is being claimed for the log")]
     Soon,
-    /// The file system is full. Ask again when a client does; each refusal starts another attempt.
+    /// The file system was full a moment ago, in an attempt made for this admission.
     #[error("the disk is full: {free_bytes} bytes are free, {keep_free_bytes} of them kept for the index")]
     DiskFull {
         /// What the file system had left at the last attempt.
@@ -257,7 +258,7 @@ impl SeatLog {
     /// Speaks for room of `bytes` (see [`SeatLog::bytes_on_disk`]), before anything about the batch is decided.
     ///
     /// # Errors
-    /// [`NoRoom`]; another attempt to claim disk was started then, and [`LogEvent::RoomChanged`] follows.
+    /// [`NoRoom::Soon`]: [`LogEvent::RoomChanged`] follows, then ask again. [`NoRoom::DiskFull`]: refuse.
     pub fn admit(&self, bytes: u64) -> Result<Admission, NoRoom> {
         self.room.admit(bytes)
     }

@@ -17,7 +17,8 @@
 //!   would be part of the sync.
 //! - An entry that does not fit the rest of the current segment goes to the spare one, and that rest is lost.
 //!   Hence every byte is charged twice until it is written: what is lost is less than the entry.
-//! - A full disk is not an error: admission refuses, and each refusal starts one more attempt. Nothing polls.
+//! - A full disk is not an error: admission refuses, and only after an attempt made for it, so that no refusal is
+//!   older than the disk's state. Nothing polls.
 
 use super::segment::{Identity, SEGMENT_HEAD, SegmentFile};
 use super::{LogEvent, LogSettings, NoRoom, OnLogEvent};
@@ -107,8 +108,10 @@ struct State {
     is_urgent: bool,
     /// What was free when the last attempt failed; `None` after one that did not.
     failure: Option<u64>,
-    /// An admission was refused since room last changed.
-    is_refused: bool,
+    /// An admission waits for room to change.
+    is_awaited: bool,
+    /// What was free when an attempt failed that an admission waits for: its answer.
+    full_with: Option<u64>,
     /// The claimer works on a file.
     is_busy: bool,
     /// The writer changes files: the claimer must not.
@@ -186,7 +189,8 @@ impl Room {
             attempt: false,
             is_urgent: false,
             failure: None,
-            is_refused: false,
+            is_awaited: false,
+            full_with: None,
             is_busy: false,
             is_paused: false,
             is_closing: false,
@@ -224,26 +228,32 @@ impl Room {
     pub(super) fn admit(self: &Arc<Self>, bytes: u64) -> Result<Admission, NoRoom> {
         let charge = charge_of(bytes);
         let mut state = lock(&self.state);
-        if charge <= self.free_in(&state) {
+        let free = self.free_in(&state);
+        if charge <= free {
             state.spoken = state.spoken.saturating_add(charge);
+            // On a full disk, look whether it still is before the last of the room is gone.
+            if state.failure.is_some() && free < LOG_CLAIM_BYTES {
+                state.attempt = true;
+                self.changed.notify_all();
+            }
             let room = Arc::clone(self);
             return Ok(Admission { room, charge });
+        }
+        if let Some(free_bytes) = state.full_with.take() {
+            return Err(NoRoom::DiskFull {
+                free_bytes,
+                keep_free_bytes: self.settings.keep_free_bytes,
+            });
         }
         let needed = state
             .taken()
             .saturating_add(charge)
             .saturating_add(self.reserve());
         state.wanted = state.wanted.max(needed);
-        state.is_refused = true;
+        state.is_awaited = true;
         state.attempt = true;
         self.changed.notify_all();
-        Err(match state.failure {
-            None => NoRoom::Soon,
-            Some(free_bytes) => NoRoom::DiskFull {
-                free_bytes,
-                keep_free_bytes: self.settings.keep_free_bytes,
-            },
-        })
+        Err(NoRoom::Soon)
     }
 
     /// Counts entries that were handed to the writer.
@@ -259,9 +269,6 @@ impl Room {
                 position <= state.extent.current.to,
                 "only claimed space is written"
             );
-            // On a full disk, look now and then whether it still is, and not only when a client is refused.
-            let passed = state.extent.position / LOG_CLAIM_BYTES != position / LOG_CLAIM_BYTES;
-            state.attempt |= passed;
             state.extent.position = position;
             state.queued = state.queued.saturating_sub(charge);
         });
@@ -271,8 +278,8 @@ impl Room {
     fn release(&self, change: impl FnOnce(&mut State)) {
         let mut state = lock(&self.state);
         change(&mut state);
-        let tell = std::mem::take(&mut state.is_refused);
-        if (state.failure.is_none() || state.attempt) && self.next_claim(&state).is_some() {
+        let tell = std::mem::take(&mut state.is_awaited);
+        if state.failure.is_none() && self.next_claim(&state).is_some() {
             self.changed.notify_all();
         }
         drop(state);
@@ -395,7 +402,7 @@ impl Room {
             state = lock(&self.state);
             state.is_busy = false;
             Self::take_in(&mut state, outcome);
-            let tell = std::mem::take(&mut state.is_refused);
+            let tell = std::mem::take(&mut state.is_awaited);
             self.changed.notify_all();
             if tell {
                 drop(state);
@@ -409,9 +416,11 @@ impl Room {
         match outcome {
             Err(free) => {
                 state.failure = Some(free);
+                state.full_with = state.is_awaited.then_some(free);
             }
             Ok(claimed) => {
                 state.failure = None;
+                state.full_with = None;
                 // The writer may have taken the spare one over meanwhile.
                 if claimed.file.number == state.extent.current.file.number {
                     state.extent.current.to = claimed.to;

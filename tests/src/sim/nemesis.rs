@@ -1,0 +1,279 @@
+//! What goes wrong, and when: faults that come and go, and deaths at named points of the protocol.
+
+use super::checks::Verdict;
+use super::network::COORDINATOR;
+use super::plan::{Fault, MILLI, Micros, SECOND};
+use super::world::{Event, World, node_id};
+use rdb_server::protocol::{Effect, Input, Message};
+
+/// A point of the protocol at which a process may die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Point {
+    /// A promise is written, and not durable.
+    Promising,
+    /// A promise is durable, and nobody knows.
+    PromiseSynced,
+    /// A promise was told to its candidate.
+    Promised,
+    /// The seat is won, and the winner does not know.
+    Won,
+    /// Numbers are asked for.
+    Asked,
+    /// Numbers are there, and not used.
+    Numbered,
+    /// Entries are written and sent, and not durable.
+    Appended,
+    /// Entries are durable, and nobody knows.
+    Synced,
+    /// Entries are acknowledged to their leader.
+    Acknowledged,
+    /// Entries are committed, and clients told.
+    Committed,
+}
+
+impl Point {
+    /// The point that a step with these effects reaches.
+    pub(super) fn of(effects: &[Effect]) -> Option<Self> {
+        effects.iter().find_map(|effect| match effect {
+            Effect::PersistPromise(_) => Some(Self::Promising),
+            Effect::Persist { .. } => Some(Self::Appended),
+            Effect::Allocate { .. } => Some(Self::Asked),
+            Effect::Committed { .. } => Some(Self::Committed),
+            Effect::Send {
+                message: Message::FenceAck { .. },
+                ..
+            } => Some(Self::Promised),
+            Effect::Send {
+                message: Message::AppendAck { .. },
+                ..
+            } => Some(Self::Acknowledged),
+            _ => None,
+        })
+    }
+
+    /// One in so many times that it is reached, a process dies there.
+    const fn one_in(self) -> u64 {
+        match self {
+            Self::Promising | Self::PromiseSynced | Self::Promised | Self::Won => 6,
+            Self::Asked | Self::Numbered | Self::Committed => 150,
+            Self::Appended | Self::Synced => 300,
+            Self::Acknowledged => 1_000,
+        }
+    }
+}
+
+/// Faults that come and go, with the longest time between two of them and the longest that one lasts.
+const COMING: &[(Fault, Micros, Micros)] = &[
+    (Fault::Partition, 8 * SECOND, 5 * SECOND),
+    (Fault::OneWay, 6 * SECOND, 5 * SECOND),
+    (Fault::CoordinatorCut, 8 * SECOND, 6 * SECOND),
+    (Fault::Crash, 6 * SECOND, 4 * SECOND),
+    (Fault::PowerLoss, 15 * SECOND, 2 * SECOND),
+    (Fault::Pause, 5 * SECOND, 4 * SECOND),
+    (Fault::SlowDisk, 10 * SECOND, 8 * SECOND),
+    (Fault::StalledDisk, 8 * SECOND, 3 * SECOND),
+    (Fault::ClockStep, 8 * SECOND, SECOND),
+    (Fault::LeaseLoss, 6 * SECOND, SECOND),
+    (Fault::Outage, 12 * SECOND, 5 * SECOND),
+    (Fault::Usurper, SECOND, SECOND),
+    (Fault::EpochRollback, 5 * SECOND, SECOND),
+    (Fault::MembersChange, 6 * SECOND, SECOND),
+    (Fault::HandOver, 6 * SECOND, SECOND),
+    (Fault::WatchBroken, 6 * SECOND, SECOND),
+];
+
+impl World {
+    pub(super) fn plan_faults(&mut self) {
+        for (fault, _, _) in COMING {
+            self.plan_next(*fault);
+        }
+    }
+
+    /// When this fault comes next. Drawn in runs without it too, so that a run with fewer faults is the same run.
+    fn plan_next(&mut self, fault: Fault) {
+        let Some((_, between, _)) = COMING.iter().find(|(one, _, _)| *one == fault) else {
+            return;
+        };
+        if self.plan.has(fault) {
+            let between = self.plan.rate(fault, between / 6, 2 * between);
+            let at = self.now + 50 * MILLI + self.nemesis.below(between);
+            if at < self.plan.faults_until {
+                self.queue.push(at, Event::Fault(fault));
+            }
+        }
+    }
+
+    fn lasts(&mut self, fault: Fault) -> Micros {
+        let longest = COMING
+            .iter()
+            .find(|(one, _, _)| *one == fault)
+            .map_or(SECOND, |(_, _, longest)| *longest);
+        // Short ones are as interesting as long ones.
+        let scale = self.nemesis.below(longest) + 1;
+        50 * MILLI + self.nemesis.below(scale)
+    }
+
+    pub(super) fn fault(&mut self, fault: Fault) -> Verdict {
+        self.plan_next(fault);
+        if self.is_calm {
+            return Ok(());
+        }
+        self.count(fault);
+        let nodes = self.nodes.len();
+        let one = self.nemesis.position(nodes);
+        let other = self.nemesis.position(nodes);
+        let until = self.now + self.lasts(fault);
+        if self.trace.is_on() {
+            self.trace.say(
+                self.now,
+                format_args!(
+                    "fault {fault} n{} n{} until {} ms",
+                    one + 1,
+                    other + 1,
+                    until / MILLI
+                ),
+            );
+        }
+        match fault {
+            Fault::Partition => self.partition(one, other, until),
+            Fault::OneWay => {
+                self.network.cut(one, other);
+                self.queue.push(until, Event::Heal(fault, one, other));
+            }
+            Fault::CoordinatorCut => {
+                self.network.cut(one, COORDINATOR);
+                self.network.cut(COORDINATOR, one);
+                self.queue.push(until, Event::Heal(fault, one, COORDINATOR));
+            }
+            Fault::Crash => {
+                self.crash(one);
+                self.queue.push(until, Event::Restart(one));
+            }
+            Fault::PowerLoss => {
+                for node in 0..nodes {
+                    self.crash(node);
+                    let later = self.nemesis.below(SECOND);
+                    self.queue.push(until + later, Event::Restart(node));
+                }
+            }
+            Fault::Pause => self.nodes[one].paused_until = until,
+            Fault::SlowDisk => {
+                self.nodes[one].slow_disk = 5 * MILLI + self.nemesis.below(400 * MILLI);
+                self.queue.push(until, Event::Heal(fault, one, other));
+            }
+            Fault::StalledDisk => self.nodes[one].stalled_until = until,
+            Fault::ClockStep => self.nodes[one].wall_offset = self.nemesis.below(20 * SECOND),
+            Fault::LeaseLoss => {
+                let mut changes = vec![];
+                let id = self.nodes[one].id;
+                self.coordinator.revoke(id, &mut changes);
+                self.tell_watches(&changes);
+            }
+            Fault::Outage => self.away_until = until,
+            Fault::Usurper => self.usurp(one)?,
+            Fault::EpochRollback => {
+                let mut changes = vec![];
+                let back = 1 + self.nemesis.below(4);
+                let seats: Vec<_> = self.seats().collect();
+                let seat = seats[self.nemesis.position(seats.len())];
+                self.coordinator.forget_epochs(seat, back, &mut changes);
+                self.tell_watches(&changes);
+            }
+            Fault::MembersChange => self.begin_change()?,
+            Fault::HandOver => self.hand_over(one, other)?,
+            Fault::WatchBroken => self.break_watch(one),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A member stands for a seat, as if it had not heard its leader.
+    fn usurp(&mut self, node: usize) -> Verdict {
+        let seats: Vec<_> = self.nodes[node].members.keys().copied().collect();
+        if seats.is_empty() || !self.nodes[node].is_up {
+            return Ok(());
+        }
+        let seat = seats[self.nemesis.position(seats.len())];
+        if !self.members[&seat.group].members.contains(&node_id(node)) {
+            return Ok(());
+        }
+        let revision = self.coordinator.leader(seat).revision;
+        let above = self.nodes[node].members[&seat].disk.promised();
+        self.campaign((node, seat), above, revision)
+    }
+
+    /// A node gives all that it leads to another.
+    fn hand_over(&mut self, from: usize, to: usize) -> Verdict {
+        let seats: Vec<_> = self.nodes[from].members.keys().copied().collect();
+        let shared = seats
+            .into_iter()
+            .filter(|seat| self.members[&seat.group].members.contains(&node_id(to)));
+        let shared: Vec<_> = shared.collect();
+        shared
+            .into_iter()
+            .try_for_each(|seat| self.step((from, seat), Input::HandOver(node_id(to))))
+    }
+
+    /// Some nodes against the others, or one whom some cannot reach; the coordinator on a side of its own choice.
+    fn partition(&mut self, one: usize, other: usize, until: Micros) {
+        let nodes = self.nodes.len();
+        let is_bridge = self.nemesis.one_in(3);
+        for a in 0..nodes {
+            for b in 0..nodes {
+                let is_cut = if is_bridge {
+                    a != b && a != other && b != other && (a == one) != (b == one)
+                } else {
+                    (a <= one) != (b <= one)
+                };
+                if is_cut {
+                    self.network.cut(a, b);
+                    self.queue.push(until, Event::Heal(Fault::Partition, a, b));
+                }
+            }
+        }
+    }
+
+    pub(super) fn heal(&mut self, fault: Fault, one: usize, other: usize) {
+        match fault {
+            Fault::SlowDisk => self.nodes[one].slow_disk = 0,
+            _ => self.network.join(one, other),
+        }
+    }
+
+    /// Faults are over: what is left of them heals, and everything must work before long.
+    pub(super) fn calm(&mut self) -> Verdict {
+        if self.trace.is_on() {
+            self.trace.say(self.now, format_args!("calm"));
+        }
+        self.is_calm = true;
+        self.network.heal(true);
+        self.away_until = 0;
+        for node in 0..self.nodes.len() {
+            self.nodes[node].paused_until = 0;
+            self.nodes[node].slow_disk = 0;
+            self.nodes[node].stalled_until = 0;
+            self.restart(node)?;
+        }
+        Ok(())
+    }
+
+    /// A process is at a point. Returns whether it died there.
+    pub(super) fn at_point(&mut self, node: usize, point: Point) -> Result<bool, super::checks::Violation> {
+        if self.is_calm || !self.plan.has(Fault::CrashPoint) || !self.nodes[node].is_up {
+            return Ok(false);
+        }
+        if !self.nemesis.one_in(point.one_in()) || self.now < self.last_point + SECOND {
+            return Ok(false);
+        }
+        self.last_point = self.now;
+        self.count(Fault::CrashPoint);
+        if self.trace.is_on() {
+            self.trace
+                .say(self.now, format_args!("n{} is {point:?}", node + 1));
+        }
+        self.crash(node);
+        let until = self.now + 20 * MILLI + self.lasts(Fault::Crash);
+        self.queue.push(until, Event::Restart(node));
+        Ok(true)
+    }
+}

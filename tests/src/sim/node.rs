@@ -1,0 +1,1144 @@
+//! A node: the driver around its members. Hands inputs to the core, performs effects, shares one allocator among its
+//! seats, keeps a lease and a watch. Decides nothing that the core decides.
+
+use super::checks::Verdict;
+use super::checks::monotone::Shown;
+use super::checks::{fresh, told};
+use super::client::{Caller, Reply};
+use super::coordinator::{Answer, Change, Request};
+use super::disk::Disk;
+use super::index::Index;
+use super::nemesis::Point;
+use super::network::COORDINATOR;
+use super::plan::{Fault, HEARTBEAT, MILLI, Micros, Plan, SECOND};
+use super::world::{At, Event, World, node_id};
+use crate::random::Random;
+use rdb_proto::entry::{Entry, EntryBody};
+use rdb_proto::types::{Epoch, GroupId, KeyName, LogIndex, Membership, NodeId, SeatId, Seq, Timestamp};
+use rdb_server::protocol::{
+    AllocationId, Durable, Effect, EpochRun, Input, LogReadId, Message, Outcome, Seat, SeatConfig, Tick,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// A read that is confirmed, and waits for the index.
+#[derive(Debug)]
+struct Confirmed {
+    index: LogIndex,
+    caller: Caller,
+    name: KeyName,
+}
+
+/// A node's part of a seat.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// The core; `None` while the process is not there.
+    pub(super) seat: Option<Seat>,
+    pub(super) disk: Disk,
+    pub(super) index: Index,
+    to_index: VecDeque<Arc<Entry>>,
+    is_indexing: bool,
+    pub(super) shown: Shown,
+    /// The last mark that was told, with its commit index.
+    pub(super) resolved: (Seq, LogIndex),
+    /// The mark that its disk remembers.
+    kept_mark: (Seq, LogIndex),
+    leads: Option<Epoch>,
+    proposals: BTreeMap<u64, (Caller, KeyName)>,
+    /// With what was committed when each arrived.
+    reads: BTreeMap<u64, (Caller, KeyName, LogIndex)>,
+    confirmed: Vec<Confirmed>,
+    next: u64,
+}
+
+impl Member {
+    fn new(window: usize) -> Self {
+        Self {
+            seat: None,
+            disk: Disk::default(),
+            index: Index::new(window),
+            to_index: VecDeque::new(),
+            is_indexing: false,
+            shown: Shown::default(),
+            resolved: (Seq::ZERO, LogIndex::ZERO),
+            kept_mark: (Seq::ZERO, LogIndex::ZERO),
+            leads: None,
+            proposals: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            confirmed: vec![],
+            next: 0,
+        }
+    }
+
+    /// What the core starts from: what its disk holds.
+    fn durable(&self) -> Durable {
+        let log = self.disk.log();
+        let mut runs: Vec<EpochRun> = vec![];
+        for entry in log {
+            if runs.last().is_none_or(|run| run.epoch < entry.epoch) {
+                runs.push(EpochRun {
+                    first: entry.index,
+                    epoch: entry.epoch,
+                });
+            }
+        }
+        let indexed = self.index.applied();
+        let commit = self.disk.commit().max(indexed).min(self.disk.last());
+        let committed = &log[..usize::try_from(commit.get()).unwrap()];
+        let membership = committed.iter().rev().find_map(|entry| match &entry.body {
+            EntryBody::EpochStart(membership) => Some(membership.clone()),
+            EntryBody::Events(_) => None,
+        });
+        let (mark, marked) = self.kept_mark;
+        Durable {
+            promised: self.disk.promised(),
+            runs,
+            commit,
+            committed_seq: committed
+                .iter()
+                .rev()
+                .find_map(|entry| entry.seqs())
+                .unwrap_or_default()
+                .1,
+            tail: log[committed.len()..].to_vec(),
+            indexed,
+            mark: if marked <= commit { mark } else { Seq::ZERO },
+            membership: membership.unwrap_or_default(),
+            config: self.disk.config(),
+            damaged: None,
+        }
+    }
+}
+
+/// What a node waits for from the coordinator.
+#[derive(Debug)]
+enum Asked {
+    Lease,
+    Elect(SeatId),
+    Resign,
+    Numbers(Vec<Wanted>),
+    List,
+}
+
+/// Numbers that a seat wants.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    seat: SeatId,
+    request: AllocationId,
+    count: u64,
+}
+
+/// The allocator that all seats of a node share.
+#[derive(Debug, Default)]
+struct Allocator {
+    waiting: Vec<Wanted>,
+    is_asking: bool,
+    counter: Seq,
+}
+
+/// A node.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) is_up: bool,
+    pub(super) life: u64,
+    pub(super) paused_until: Micros,
+    /// Parts of a million by which its clock is fast.
+    drift: i64,
+    /// By how much its wall clock is off.
+    pub(super) wall_offset: Micros,
+    pub(super) members: BTreeMap<SeatId, Member>,
+    lease: Option<u64>,
+    watch: u64,
+    watch_last: Micros,
+    is_counter_pending: bool,
+    counter_seen: Seq,
+    allocator: Allocator,
+    asks: BTreeMap<u64, Asked>,
+    /// Asks whose answer was given up: a late one is void, and is handed to the core to see that it knows.
+    late: BTreeMap<u64, Vec<Wanted>>,
+    next_ask: u64,
+    pub(super) slow_disk: Micros,
+    pub(super) stalled_until: Micros,
+}
+
+impl Node {
+    pub(super) fn new(
+        plan: &Plan,
+        place: usize,
+        members: &BTreeMap<GroupId, Membership>,
+        random: &mut Random,
+    ) -> Self {
+        let id = node_id(place);
+        let mine = members
+            .iter()
+            .filter(|(_, membership)| membership.members.contains(&id));
+        let seats = mine
+            .flat_map(|(group, _)| rdb_proto::types::Side::BOTH.map(|side| SeatId { group: *group, side }));
+        let drift = plan.rate(Fault::ClockDrift, 1_000, 200_000);
+        let drift = i64::try_from(random.below(2 * drift + 1)).unwrap() - i64::try_from(drift).unwrap();
+        Self {
+            id,
+            is_up: false,
+            life: 0,
+            paused_until: 0,
+            drift,
+            wall_offset: 0,
+            members: seats.map(|seat| (seat, Member::new(plan.window))).collect(),
+            lease: None,
+            watch: 0,
+            watch_last: 0,
+            is_counter_pending: false,
+            counter_seen: Seq::ZERO,
+            allocator: Allocator::default(),
+            asks: BTreeMap::new(),
+            late: BTreeMap::new(),
+            next_ask: 0,
+            slow_disk: 0,
+            stalled_until: 0,
+        }
+    }
+
+    /// Its clock.
+    fn tick(&self, now: Micros) -> Tick {
+        let now = i64::try_from(now).unwrap();
+        let local = now + now / 1_000_000 * self.drift + now % 1_000_000 * self.drift / 1_000_000;
+        Tick(u64::try_from(local).unwrap() / MILLI)
+    }
+}
+
+impl World {
+    /// Whether the life of a process that something was planned for still goes on.
+    fn lives(&self, node: usize, life: u64) -> bool {
+        self.nodes[node].is_up && self.nodes[node].life == life
+    }
+
+    pub(super) fn member(&mut self, at: At) -> &mut Member {
+        self.nodes[at.0].members.get_mut(&at.1).unwrap()
+    }
+
+    /// Hands an input to the core, and performs what it wants.
+    pub(super) fn step(&mut self, at: At, input: Input) -> Verdict {
+        if !self.nodes[at.0].is_up {
+            return Ok(());
+        }
+        self.counts.steps += 1;
+        let tick = self.nodes[at.0].tick(self.now);
+        if self.trace.is_on() {
+            let line = format!("n{} {} < {input}", at.0 + 1, at.1);
+            self.trace.say(self.now, format_args!("{line}"));
+        }
+        let mut effects = Vec::new();
+        let seat = self.member(at).seat.as_mut().unwrap();
+        seat.step(tick, input, &mut effects);
+        seat.assert_invariants();
+        if self.trace.is_on() {
+            for effect in &effects {
+                self.trace
+                    .say(self.now, format_args!("n{} {}   > {effect}", at.0 + 1, at.1));
+            }
+        }
+        for effect in &effects {
+            if let Effect::Committed { entries, .. } = effect {
+                self.newly_committed(at, entries)?;
+            }
+        }
+        let point = Point::of(&effects);
+        for effect in self.in_any_order(effects) {
+            self.perform(at, effect)?;
+        }
+        self.observe(at)?;
+        if let Some(point) = point {
+            self.at_point(at.0, point)?;
+        }
+        Ok(())
+    }
+
+    /// Effects may be performed in any order; writes to one disk come in the order of their tickets.
+    fn in_any_order(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+        if effects.len() < 2 || !self.driver.one_in(4) {
+            return effects;
+        }
+        let is_write = |effect: &Effect| matches!(effect, Effect::Persist { .. } | Effect::PersistPromise(_));
+        effects.reverse();
+        let writes: Vec<Effect> = effects
+            .iter()
+            .rev()
+            .filter(|effect| is_write(effect))
+            .cloned()
+            .collect();
+        effects.retain(|effect| !is_write(effect));
+        if self.driver.one_in(2) {
+            effects.extend(writes);
+            effects
+        } else {
+            writes.into_iter().chain(effects).collect()
+        }
+    }
+
+    fn perform(&mut self, at: At, effect: Effect) -> Verdict {
+        match effect {
+            // Disks here lose and tear writes; they do not rot.
+            Effect::Repair { .. } => {}
+            Effect::EpochTooLow { epoch, promised } => {
+                let lease = self.nodes[at.0].lease.unwrap_or_default();
+                let request = Request::Raise {
+                    seat: at.1,
+                    lease,
+                    epoch,
+                    above: promised.number,
+                };
+                self.ask(at.0, Asked::Elect(at.1), request);
+            }
+            Effect::PersistPromise(epoch) => {
+                let member = self.member(at);
+                let config = member.seat.as_ref().map_or(0, Seat::config);
+                member.disk.promise(epoch, config);
+                let done = self.disk_delay(at.0);
+                self.plan_for(at, done, |at, life| Event::PromiseSynced { at, life });
+            }
+            Effect::Persist {
+                ticket,
+                truncate_from,
+                entries,
+            } => {
+                self.persist(at, ticket, truncate_from, entries)?;
+            }
+            Effect::Allocate { request, count } => {
+                self.nodes[at.0].allocator.waiting.push(Wanted {
+                    seat: at.1,
+                    request,
+                    count,
+                });
+                self.ask_numbers(at.0);
+            }
+            Effect::Reply { proposal, outcome } => self.reply(at, proposal.0, outcome)?,
+            Effect::ReadConfirmed { read, index } => {
+                if let Some((caller, name, committed)) = self.member(at).reads.remove(&read.0) {
+                    fresh::check(at.1, committed, index)?;
+                    self.member(at).confirmed.push(Confirmed { index, caller, name });
+                    self.answer_reads(at);
+                }
+            }
+            Effect::ReadRefused { read, .. } => {
+                if let Some((caller, ..)) = self.member(at).reads.remove(&read.0) {
+                    self.answer_client(caller, Reply::Refused);
+                }
+            }
+            Effect::Committed { index, entries } => {
+                let notes = self.disks.one_in(4);
+                let member = self.member(at);
+                member.to_index.extend(entries);
+                if notes {
+                    // Never beyond what is durable here: an older suffix may come back in a crash.
+                    member.disk.note_commit(index.min(member.disk.durable()));
+                }
+                self.plan_index(at);
+            }
+            Effect::Resolved { mark, commit } => {
+                let committed = self.checks.commits.log(at.1);
+                self.checks.marks.told(at.1, mark, commit, committed)?;
+                let keeps = self.disks.one_in(8);
+                let member = self.member(at);
+                member.resolved = (mark, commit);
+                if keeps {
+                    member.kept_mark = (mark, commit);
+                }
+            }
+            Effect::Send { to, message } => self.send(at, to, message)?,
+            Effect::Campaign { above, revision } => self.campaign(at, above, revision)?,
+            Effect::GiveUp { epoch, successor } => {
+                let request = Request::Resign {
+                    seat: at.1,
+                    epoch,
+                    successor,
+                };
+                self.ask(at.0, Asked::Resign, request);
+            }
+            Effect::ReadLog {
+                read, first, last, ..
+            } => {
+                let done = self.disk_delay(at.0);
+                let range = (first, last);
+                self.plan_for(at, done, |at, life| Event::LogRead {
+                    at,
+                    life,
+                    read,
+                    range,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn plan_for(&mut self, at: At, delay: Micros, event: impl FnOnce(At, u64) -> Event) {
+        let life = self.nodes[at.0].life;
+        self.queue.push(self.now + delay, event(at, life));
+    }
+
+    fn disk_delay(&mut self, node: usize) -> Micros {
+        let stalled = self.nodes[node].stalled_until.saturating_sub(self.now);
+        let slow = self.nodes[node].slow_disk;
+        // Now and then one write takes much longer than another one to the same disk.
+        let hiccup = if slow > 0 && self.disks.one_in(4) {
+            self.disks.below(slow)
+        } else {
+            0
+        };
+        stalled + 200 + self.disks.below(1_500) + hiccup
+    }
+
+    fn persist(
+        &mut self,
+        at: At,
+        ticket: rdb_server::protocol::PersistTicket,
+        truncate_from: Option<LogIndex>,
+        entries: Vec<Arc<Entry>>,
+    ) -> Verdict {
+        let commit = self.member(at).shown.commit;
+        if let Some(from) = truncate_from {
+            self.checks.commits.truncates(at.1, from, commit)?;
+        }
+        let base = truncate_from.map_or(self.member(at).disk.last(), LogIndex::previous);
+        let mut before = self
+            .member(at)
+            .disk
+            .entry(base)
+            .map_or(Epoch::ZERO, |entry| entry.epoch);
+        for entry in &entries {
+            self.checks.matching.written(at.1, before, entry)?;
+            before = entry.epoch;
+        }
+        if self.member(at).disk.write(ticket, truncate_from, entries) {
+            self.member(at).disk.begin_sync();
+            let done = self.disk_delay(at.0);
+            self.plan_for(at, done, |at, life| Event::LogSynced { at, life });
+        }
+        Ok(())
+    }
+
+    pub(super) fn log_synced(&mut self, at: At, life: u64) -> Verdict {
+        if !self.lives(at.0, life) {
+            return Ok(());
+        }
+        let (ticket, more) = self.member(at).disk.synced();
+        if more {
+            self.member(at).disk.begin_sync();
+            let done = self.disk_delay(at.0);
+            self.plan_for(at, done, |at, life| Event::LogSynced { at, life });
+        }
+        if self.at_point(at.0, Point::Synced)? {
+            return Ok(());
+        }
+        ticket.map_or(Ok(()), |ticket| self.step(at, Input::Persisted(ticket)))
+    }
+
+    pub(super) fn promise_synced(&mut self, at: At, life: u64) -> Verdict {
+        if !self.lives(at.0, life) {
+            return Ok(());
+        }
+        let epoch = self.member(at).disk.promise_synced();
+        if self.at_point(at.0, Point::PromiseSynced)? {
+            return Ok(());
+        }
+        epoch.map_or(Ok(()), |epoch| self.step(at, Input::PromisePersisted(epoch)))
+    }
+
+    pub(super) fn log_read(
+        &mut self,
+        at: At,
+        life: u64,
+        read: LogReadId,
+        range: (LogIndex, LogIndex),
+    ) -> Verdict {
+        if !self.lives(at.0, life) {
+            return Ok(());
+        }
+        let short = self.disks.one_in(4);
+        let log = self.member(at).disk.log();
+        let place = |index: LogIndex| usize::try_from(index.get()).unwrap().min(log.len());
+        let mut entries = log[place(range.0.previous())..place(range.1)].to_vec();
+        if short {
+            entries.truncate(1);
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        self.step(at, Input::LogRead { read, entries })
+    }
+
+    fn send(&mut self, at: At, to: NodeId, message: Message) -> Verdict {
+        let member = self.member(at);
+        let obeys = member.seat.as_ref().map_or(Epoch::ZERO, Seat::promised);
+        told::check(at.1, obeys, &member.disk, &message)?;
+        let to = self.place_of(to);
+        let arrivals = self.network.send(self.now, at.0, to, &mut self.counts.faults);
+        for arrival in arrivals {
+            let message = message.clone();
+            self.queue.push(
+                arrival,
+                Event::Deliver {
+                    to,
+                    from: at.0,
+                    seat: at.1,
+                    message,
+                },
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn deliver(&mut self, to: usize, from: usize, seat: SeatId, message: Message) -> Verdict {
+        if !self.nodes[to].is_up || !self.nodes[to].members.contains_key(&seat) {
+            return Ok(());
+        }
+        self.step(
+            (to, seat),
+            Input::Received {
+                from: node_id(from),
+                message,
+            },
+        )
+    }
+
+    pub(super) fn refused(&mut self, to: usize, node: usize) -> Verdict {
+        if !self.nodes[to].is_up || self.nodes[node].is_up {
+            return Ok(());
+        }
+        self.for_each_member(to, &|_| Input::Unreachable(node_id(node)))
+    }
+
+    fn for_each_member(&mut self, node: usize, input: &dyn Fn(SeatId) -> Input) -> Verdict {
+        let seats: Vec<SeatId> = self.nodes[node].members.keys().copied().collect();
+        seats
+            .into_iter()
+            .try_for_each(|seat| self.step((node, seat), input(seat)))
+    }
+
+    /// What the member shows after a step.
+    fn observe(&mut self, at: At) -> Verdict {
+        if !self.nodes[at.0].is_up {
+            return Ok(());
+        }
+        let (id, life) = (self.nodes[at.0].id, self.nodes[at.0].life);
+        let member = self.member(at);
+        let seat = member.seat.as_ref().unwrap();
+        let now = Shown {
+            promised: member.disk.promised(),
+            commit: seat.commit(),
+            mark: seat.mark().seq,
+        };
+        let leads = match seat.leader() {
+            Some((node, epoch)) if node == id => Some(epoch),
+            Some(_) | None => None,
+        };
+        member.shown.becomes(now)?;
+        if leads == member.leads {
+            return Ok(());
+        }
+        member.leads = leads;
+        if let Some(epoch) = leads {
+            self.checks.leaders.leads(at.1, epoch, id, life)?;
+            let log = self.nodes[at.0].members[&at.1].disk.log();
+            self.checks.commits.recovered(at.1, epoch, log)?;
+        }
+        Ok(())
+    }
+
+    // The key index.
+
+    fn plan_index(&mut self, at: At) {
+        if std::mem::replace(&mut self.member(at).is_indexing, true) {
+            return;
+        }
+        let lag = self.plan.rate(Fault::IndexLag, 10 * MILLI, 800 * MILLI);
+        let lag = if lag > 0 && !self.is_calm && self.driver.one_in(4) {
+            self.driver.below(lag)
+        } else {
+            0
+        };
+        let delay = 50 + self.driver.below(500) + lag;
+        self.plan_for(at, delay, |at, life| Event::IndexStep { at, life });
+    }
+
+    pub(super) fn index_step(&mut self, at: At, life: u64) -> Verdict {
+        if !self.lives(at.0, life) {
+            return Ok(());
+        }
+        let most = 1 + self.driver.position(64);
+        // Now and then the index is further than it announced.
+        let announces = !self.driver.one_in(8);
+        let member = self.member(at);
+        member.is_indexing = false;
+        for _ in 0..most {
+            let Some(entry) = member.to_index.pop_front() else {
+                break;
+            };
+            member.index.apply(&entry);
+        }
+        let applied = member.index.applied();
+        let announced = member.seat.as_ref().map_or(applied, Seat::indexed);
+        if !member.to_index.is_empty() || (!announces && applied > announced) {
+            self.plan_index(at);
+        }
+        self.answer_reads(at);
+        if announces && applied > announced {
+            self.step(at, Input::Indexed(applied))?;
+        }
+        Ok(())
+    }
+
+    fn answer_reads(&mut self, at: At) {
+        let member = self.member(at);
+        let applied = member.index.applied();
+        let (ready, waiting) = member
+            .confirmed
+            .drain(..)
+            .partition(|read: &Confirmed| read.index <= applied);
+        member.confirmed = waiting;
+        for Confirmed { caller, name, .. } in ready {
+            let state = self.member(at).index.state(&name);
+            self.answer_client(caller, Reply::Read(state));
+        }
+    }
+
+    // Clients.
+
+    /// A client's request for a key of a seat of which this node is a member.
+    pub(super) fn propose(&mut self, at: At, caller: Caller, name: &KeyName) -> Verdict {
+        let member = self.member(at);
+        member.next += 1;
+        let id = member.next;
+        let Some(proposal) = self.proposal(&caller, id) else {
+            let committed = self.checks.commits.last(at.1);
+            self.member(at)
+                .reads
+                .insert(id, (caller, name.clone(), committed));
+            return self.step(at, Input::Read(rdb_server::protocol::ReadId(id)));
+        };
+        let mut proposal = proposal;
+        let member = self.member(at);
+        member.index.look_up(&mut proposal);
+        member.proposals.insert(id, (caller, name.clone()));
+        self.step(at, Input::Propose(vec![proposal]))
+    }
+
+    fn reply(&mut self, at: At, proposal: u64, outcome: Outcome) -> Verdict {
+        let Some((caller, name)) = self.member(at).proposals.remove(&proposal) else {
+            return super::checks::broken(
+                "one reply for each proposal",
+                format!("p{proposal} got another: {outcome}"),
+            );
+        };
+        self.check_outcome(at.1, &caller, &name, &outcome)?;
+        self.answer_client(caller, Reply::Outcome(outcome));
+        Ok(())
+    }
+
+    // The coordinator.
+
+    fn ask(&mut self, node: usize, asked: Asked, request: Request) {
+        let now = self.now;
+        let state = &mut self.nodes[node];
+        state.next_ask += 1;
+        let (ask, life) = (state.next_ask, state.life);
+        state.asks.insert(ask, asked);
+        let patience = 500 * MILLI + self.driver.below(SECOND);
+        self.queue
+            .push(now + patience, Event::AskTimeout { node, life, ask });
+        if self.network.reaches(node, COORDINATOR) {
+            let delay = 200 + self.coordination.below(1_000);
+            self.queue.push(
+                now + delay,
+                Event::Ask {
+                    node,
+                    life,
+                    ask,
+                    request,
+                },
+            );
+        }
+    }
+
+    /// A request reaches the coordinator.
+    pub(super) fn asked(&mut self, node: usize, life: u64, ask: u64, request: Request) {
+        if self.now < self.away_until {
+            return;
+        }
+        let is_list = request == Request::List;
+        let id = self.nodes[node].id;
+        let mut changes = vec![];
+        let answer = self.coordinator.serve(self.now, id, request, &mut changes);
+        self.tell_watches(&changes);
+        if is_list
+            && self.lives(node, life)
+            && let Answer::Listed { watch, .. } = &answer
+        {
+            self.nodes[node].watch = *watch;
+            self.nodes[node].watch_last = self.now;
+        }
+        let lost = self.plan.rate(Fault::ReplyLost, 1_000, 100_000);
+        if !self.is_calm && self.coordination.below(1_000_000) < lost {
+            self.count(Fault::ReplyLost);
+            // Lost for good, or so late that nobody waits for it any more.
+            if self.coordination.one_in(2) {
+                let late = SECOND + self.coordination.below(2 * SECOND);
+                self.queue.push(
+                    self.now + late,
+                    Event::Answered {
+                        node,
+                        life,
+                        ask,
+                        answer,
+                    },
+                );
+            }
+            return;
+        }
+        if self.network.reaches(COORDINATOR, node) {
+            let delay = 200 + self.coordination.below(1_000);
+            self.queue.push(
+                self.now + delay,
+                Event::Answered {
+                    node,
+                    life,
+                    ask,
+                    answer,
+                },
+            );
+        }
+    }
+
+    pub(super) fn ask_timeout(&mut self, node: usize, life: u64, ask: u64) -> Verdict {
+        if !self.lives(node, life) {
+            return Ok(());
+        }
+        match self.nodes[node].asks.remove(&ask) {
+            Some(Asked::Elect(seat)) => self.step((node, seat), Input::NotWon)?,
+            Some(Asked::Numbers(wanted)) => {
+                self.nodes[node].allocator.is_asking = false;
+                for Wanted { seat, request, .. } in &wanted {
+                    self.step((node, *seat), Input::AllocationVoid { request: *request })?;
+                }
+                if self.lives(node, life) {
+                    self.nodes[node].late.insert(ask, wanted);
+                    self.ask_numbers(node);
+                }
+            }
+            Some(Asked::List) => self.list(node),
+            Some(Asked::Lease | Asked::Resign) | None => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn answered(&mut self, node: usize, life: u64, ask: u64, answer: Answer) -> Verdict {
+        if !self.lives(node, life) {
+            return Ok(());
+        }
+        if self.trace.is_on() {
+            self.trace
+                .say(self.now, format_args!("n{} coordinator: {answer:?}", node + 1));
+        }
+        let asked = self.nodes[node].asks.remove(&ask);
+        let late = self.nodes[node].late.remove(&ask);
+        match (asked, answer) {
+            (Some(Asked::Lease), Answer::Alive { lease }) => self.nodes[node].lease = Some(lease),
+            (Some(Asked::Lease), Answer::LeaseGone) => {
+                self.nodes[node].lease = None;
+                self.ask(node, Asked::Lease, Request::KeepAlive { lease: None });
+            }
+            (Some(Asked::Elect(seat)), Answer::Alive { lease }) => {
+                self.nodes[node].lease = Some(lease);
+                self.step((node, seat), Input::NotWon)?;
+            }
+            (
+                Some(Asked::Elect(_)),
+                Answer::Elected {
+                    seat,
+                    epoch,
+                    membership,
+                },
+            ) => {
+                if self.at_point(node, Point::Won)? {
+                    return Ok(());
+                }
+                self.step((node, seat), Input::Won { epoch, membership })?;
+            }
+            (Some(Asked::Elect(_)), Answer::NotElected { seat, key }) => {
+                self.step((node, seat), Input::LeaderKey(key))?;
+                self.step((node, seat), Input::NotWon)?;
+            }
+            (Some(Asked::Elect(seat)), Answer::LeaseGone) => {
+                self.nodes[node].lease = None;
+                self.ask(node, Asked::Lease, Request::KeepAlive { lease: None });
+                self.step((node, seat), Input::NotWon)?;
+            }
+            (Some(Asked::Numbers(wanted)), Answer::Numbers { first, time }) => {
+                let total: u64 = wanted.iter().map(|one| one.count).sum();
+                self.nodes[node].allocator.counter = first.plus(total).previous();
+                self.nodes[node].allocator.is_asking = false;
+                self.hand_out(node, wanted, first, time)?;
+                if self.lives(node, life) {
+                    self.ask_numbers(node);
+                }
+            }
+            (Some(Asked::Numbers(wanted)), Answer::CounterIs(counter)) => {
+                let allocator = &mut self.nodes[node].allocator;
+                allocator.counter = counter;
+                allocator.is_asking = false;
+                allocator.waiting.splice(0..0, wanted);
+                self.ask_numbers(node);
+            }
+            (None, Answer::Numbers { first, time }) => {
+                if let Some(wanted) = late {
+                    self.hand_out(node, wanted, first, time)?;
+                }
+            }
+            (
+                Some(Asked::List),
+                Answer::Listed {
+                    leaders,
+                    members,
+                    counter,
+                    watch,
+                },
+            ) => {
+                if self.nodes[node].watch != watch {
+                    return Ok(());
+                }
+                self.nodes[node].allocator.counter = counter.max(self.nodes[node].allocator.counter);
+                for (group, membership) in members {
+                    self.members_changed(node, group, &membership)?;
+                }
+                for (seat, key) in leaders {
+                    if self.nodes[node].members.contains_key(&seat) {
+                        self.step((node, seat), Input::LeaderKey(key))?;
+                    }
+                }
+                self.counter_moved(node, counter);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn hand_out(&mut self, node: usize, wanted: Vec<Wanted>, first: Seq, time: Timestamp) -> Verdict {
+        let mut next = first;
+        for Wanted { seat, request, count } in wanted {
+            if self.at_point(node, Point::Numbered)? || !self.nodes[node].is_up {
+                return Ok(());
+            }
+            self.step(
+                (node, seat),
+                Input::Allocated {
+                    request,
+                    first: next,
+                    time,
+                },
+            )?;
+            next = next.plus(count);
+        }
+        Ok(())
+    }
+
+    fn ask_numbers(&mut self, node: usize) {
+        let allocator = &mut self.nodes[node].allocator;
+        if allocator.is_asking || allocator.waiting.is_empty() {
+            return;
+        }
+        allocator.is_asking = true;
+        let wanted = std::mem::take(&mut allocator.waiting);
+        let request = Request::Allocate {
+            expected: allocator.counter,
+            count: wanted.iter().map(|one| one.count).sum(),
+            wall: Timestamp(self.now + self.nodes[node].wall_offset),
+        };
+        self.ask(node, Asked::Numbers(wanted), request);
+    }
+
+    pub(super) fn campaign(&mut self, at: At, above: Epoch, revision: u64) -> Verdict {
+        let Some(lease) = self.nodes[at.0].lease else {
+            // Without a lease nobody can be elected: as good as not won, after a moment.
+            self.ask(at.0, Asked::Elect(at.1), Request::KeepAlive { lease: None });
+            return Ok(());
+        };
+        let request = Request::Elect {
+            seat: at.1,
+            lease,
+            revision,
+            above: above.number,
+        };
+        self.ask(at.0, Asked::Elect(at.1), request);
+        Ok(())
+    }
+
+    fn list(&mut self, node: usize) {
+        self.ask(node, Asked::List, Request::List);
+    }
+
+    pub(super) fn keep_alive(&mut self, node: usize, life: u64) {
+        if !self.lives(node, life) {
+            return;
+        }
+        let lease = self.nodes[node].lease;
+        self.ask(node, Asked::Lease, Request::KeepAlive { lease });
+        self.queue.push(
+            self.now + self.plan.lease_ttl / 4,
+            Event::KeepAlive { node, life },
+        );
+    }
+
+    /// Tells every watch what changed.
+    pub(super) fn tell_watches(&mut self, changes: &[Change]) {
+        for change in changes {
+            if self.trace.is_on() && !matches!(change, Change::Counter(_)) {
+                self.trace.say(self.now, format_args!("coordinator: {change:?}"));
+            }
+            for node in 0..self.nodes.len() {
+                self.tell_watch(node, change);
+            }
+        }
+    }
+
+    fn tell_watch(&mut self, node: usize, change: &Change) {
+        let state = &self.nodes[node];
+        let (life, watch) = (state.life, state.watch);
+        if !state.is_up || watch == 0 {
+            return;
+        }
+        if !self.network.reaches(COORDINATOR, node) {
+            self.break_watch(node);
+            return;
+        }
+        let late = self.plan.rate(Fault::WatchLate, 5_000, 300_000);
+        let mut delay = 200 + self.coordination.below(1_500);
+        if !self.is_calm && late > 0 && self.coordination.below(1_000_000) < late {
+            self.count(Fault::WatchLate);
+            delay += self.coordination.below(SECOND);
+        }
+        let at = (self.now + delay).max(self.nodes[node].watch_last + 1);
+        self.nodes[node].watch_last = at;
+        self.queue.push(
+            at,
+            Event::Watch {
+                node,
+                life,
+                watch,
+                change: change.clone(),
+            },
+        );
+    }
+
+    /// The watch ends; the node notices after a while, and lists anew.
+    pub(super) fn break_watch(&mut self, node: usize) {
+        self.nodes[node].watch = 0;
+        if self.nodes[node].is_up {
+            let delay = 50 * MILLI + self.coordination.below(SECOND);
+            let life = self.nodes[node].life;
+            self.nodes[node].next_ask += 1;
+            let ask = self.nodes[node].next_ask;
+            self.nodes[node].asks.insert(ask, Asked::List);
+            self.queue
+                .push(self.now + delay, Event::AskTimeout { node, life, ask });
+        }
+    }
+
+    pub(super) fn watched(&mut self, node: usize, life: u64, watch: u64, change: Change) -> Verdict {
+        if !self.lives(node, life) || self.nodes[node].watch != watch {
+            return Ok(());
+        }
+        match change {
+            Change::Leader(seat, key) => {
+                if self.nodes[node].members.contains_key(&seat) {
+                    self.step((node, seat), Input::LeaderKey(key))?;
+                }
+            }
+            Change::Members(group, membership) => self.members_changed(node, group, &membership)?,
+            Change::Counter(counter) => self.counter_moved(node, counter),
+        }
+        Ok(())
+    }
+
+    fn members_changed(&mut self, node: usize, group: GroupId, membership: &Membership) -> Verdict {
+        for seat in rdb_proto::types::Side::BOTH.map(|side| SeatId { group, side }) {
+            if self.nodes[node].members.contains_key(&seat) {
+                self.step((node, seat), Input::Members(membership.clone()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The members hear of the counter at most every few milliseconds: the latest value is all that counts.
+    fn counter_moved(&mut self, node: usize, counter: Seq) {
+        let state = &mut self.nodes[node];
+        state.counter_seen = counter.max(state.counter_seen);
+        if !std::mem::replace(&mut state.is_counter_pending, true) {
+            let life = state.life;
+            let delay = self.driver.below(20 * MILLI);
+            self.queue
+                .push(self.now + delay, Event::CounterShown { node, life });
+        }
+    }
+
+    pub(super) fn counter_shown(&mut self, node: usize, life: u64) -> Verdict {
+        if !self.lives(node, life) {
+            return Ok(());
+        }
+        self.nodes[node].is_counter_pending = false;
+        let counter = self.nodes[node].counter_seen;
+        self.for_each_member(node, &|_| Input::CounterObserved(counter))
+    }
+
+    pub(super) fn beat(&mut self, node: usize, life: u64) -> Verdict {
+        if !self.lives(node, life) {
+            return Ok(());
+        }
+        self.queue.push(self.now + HEARTBEAT, Event::Beat { node, life });
+        self.for_each_member(node, &|_| Input::Tick)
+    }
+
+    // Life and death.
+
+    /// The process starts, from what its disks hold.
+    pub(super) fn restart(&mut self, node: usize) -> Verdict {
+        if self.nodes[node].is_up {
+            return Ok(());
+        }
+        let state = &mut self.nodes[node];
+        state.is_up = true;
+        state.life += 1;
+        let life = state.life;
+        if self.trace.is_on() {
+            self.trace
+                .say(self.now, format_args!("n{} starts, life {life}", node + 1));
+        }
+        let seats: Vec<SeatId> = self.nodes[node].members.keys().copied().collect();
+        for seat in seats {
+            self.wake((node, seat))?;
+        }
+        self.ask(node, Asked::Lease, Request::KeepAlive { lease: None });
+        self.list(node);
+        let first = self.driver.below(HEARTBEAT);
+        self.queue.push(self.now + first, Event::Beat { node, life });
+        self.queue.push(
+            self.now + self.plan.lease_ttl / 4,
+            Event::KeepAlive { node, life },
+        );
+        Ok(())
+    }
+
+    /// A member starts, from what its disk holds.
+    fn wake(&mut self, at: At) -> Verdict {
+        let (node, seat) = at;
+        let config = SeatConfig {
+            failover_after_ms: self.plan.failover_after / MILLI,
+            recent_bytes_max: if self.plan.seed.is_multiple_of(3) {
+                0
+            } else {
+                1 << 20
+            },
+            ..SeatConfig::new(self.nodes[node].id, self.plan.writes)
+        };
+        let delay = self.driver.below(150);
+        let members = self.members[&seat.group].clone();
+        let member = self.member(at);
+        let durable = member.durable();
+        member.shown.restarts(durable.promised)?;
+        let applied = usize::try_from(durable.indexed.get()).unwrap();
+        let commit = usize::try_from(durable.commit.get()).unwrap();
+        member.to_index = member.disk.log()[applied..commit].iter().cloned().collect();
+        member.seat = Some(Seat::new(config, durable));
+        // The order of standing rotates, so that the two seats of a group have different first candidates.
+        let place = members
+            .members
+            .iter()
+            .position(|one| *one == node_id(node))
+            .unwrap_or(0);
+        let rotated = place + usize::try_from(seat.side.number()).unwrap();
+        let rank = u64::try_from(rotated % members.members.len()).unwrap();
+        self.step(at, Input::Members(members))?;
+        self.step(at, Input::StandAfter(rank * 150 + delay))?;
+        if commit > applied {
+            self.plan_index(at);
+        }
+        Ok(())
+    }
+
+    /// The node gets a part in a seat, with an empty disk unless it had one before.
+    pub(super) fn join(&mut self, node: usize, seat: SeatId) -> Verdict {
+        let window = self.plan.window;
+        let is_new = !self.nodes[node].members.contains_key(&seat);
+        if is_new {
+            self.nodes[node].members.insert(seat, Member::new(window));
+            if self.nodes[node].is_up {
+                self.wake((node, seat))?;
+            }
+        }
+        if self.nodes[node].is_up {
+            let key = self.coordinator.leader(seat);
+            self.step((node, seat), Input::LeaderKey(key))?;
+        }
+        Ok(())
+    }
+
+    /// The process dies. What is not synced is lost from some point on.
+    pub(super) fn crash(&mut self, node: usize) {
+        if !self.nodes[node].is_up {
+            return;
+        }
+        if self.trace.is_on() {
+            self.trace.say(self.now, format_args!("n{} dies", node + 1));
+        }
+        let tears = self.plan.has(Fault::TornTail);
+        let window = self.plan.window;
+        let (disks, mut torn) = (&mut self.disks, 0);
+        let state = &mut self.nodes[node];
+        state.is_up = false;
+        state.lease = None;
+        state.watch = 0;
+        state.is_counter_pending = false;
+        state.counter_seen = Seq::ZERO;
+        state.allocator = Allocator::default();
+        state.asks.clear();
+        state.late.clear();
+        state.paused_until = 0;
+        for member in state.members.values_mut() {
+            let kept = disks.position(member.disk.unsynced() + 1);
+            let part = (tears && disks.one_in(2)).then(|| disks.position(member.disk.unsynced_entries() + 1));
+            let promises = disks.position(member.disk.unsynced_promises() + 1);
+            torn += u64::from(part.is_some());
+            let sure = member.disk.durable();
+            member.disk.crash(kept, part, promises);
+            // What the index kept is somewhere behind, and never beyond what was durable in the log.
+            let behind = disks.below(20);
+            let applied = LogIndex(member.index.applied().get().saturating_sub(behind));
+            let applied = applied.min(sure);
+            let kept = &member.disk.log()[..usize::try_from(applied.get()).unwrap()];
+            member.index = Index::rebuild(window, kept.iter().map(Arc::as_ref));
+            member.seat = None;
+            member.to_index.clear();
+            member.is_indexing = false;
+            member.resolved = (Seq::ZERO, LogIndex::ZERO);
+            member.leads = None;
+            member.proposals.clear();
+            member.reads.clear();
+            member.confirmed.clear();
+        }
+        if torn > 0 {
+            *self.counts.faults.entry(Fault::TornTail).or_default() += torn;
+        }
+        for other in 0..self.nodes.len() {
+            if other != node && self.network.reaches(node, other) && !self.driver.one_in(3) {
+                let delay = self.driver.below(50 * MILLI);
+                self.queue
+                    .push(self.now + delay, Event::Refused { to: other, node });
+            }
+        }
+    }
+
+    /// Who leads a seat, as a member sees it.
+    pub(super) fn leader_seen(&self, at: At) -> Option<NodeId> {
+        let member = self.nodes[at.0].members.get(&at.1)?;
+        member.seat.as_ref()?.leader().map(|(node, _)| node)
+    }
+}
