@@ -22,7 +22,7 @@ pub struct Error(#[from] tonic_reflection::server::Error);
 /// is cancelled when the last of them has.
 ///
 /// # Errors
-/// [`Error`] when the services' own description cannot be read.
+/// [`struct@Error`] when the services' own description cannot be read.
 pub async fn serve(
     node: &Handle,
     listener: TcpListener,

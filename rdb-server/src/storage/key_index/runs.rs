@@ -1,7 +1,7 @@
 //! Runs: where the versions of a key are, one run for each entry that has some.
 //!
 //! An entry holds dense versions with dense seqs, so a run says of all of them where they are, in a few bytes. A
-//! key's latest runs stand in its head; older ones in chunks of [`INDEX_CHUNK_RUNS`] each.
+//! key's latest runs stand in its head; older ones in chunks of [`INDEX_CHUNK_RUNS`](crate::limits::INDEX_CHUNK_RUNS) each.
 //!
 //! ```text
 //! head    1 if the latest event is a delete, else 0 (one byte), then runs; never empty
