@@ -1,7 +1,7 @@
 //! Writes, appends and deletes: one event id for all attempts of an event, so that it is stored once.
 
 use crate::clock;
-use crate::connect::Client;
+use crate::connect::{Attempt, Client};
 use crate::retry::CallKind;
 use crate::{Error, EventId, Expectation, KeyName, Seq, Version};
 use bytes::Bytes;
@@ -9,7 +9,10 @@ use rdb_proto::convert::expectation_to_wire;
 use rdb_proto::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, PAYLOAD_BYTES_MAX};
 use rdb_proto::types::FieldError;
 use rdb_proto::v1;
+use rdb_proto::v1::data_client::DataClient;
 use std::collections::BTreeMap;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 /// An event to be stored.
@@ -128,16 +131,13 @@ impl Client {
             event: Some(event.into_wire()),
             retried_since: None,
         };
-        let make = |attempt: crate::connect::Attempt| {
-            let mut request = request.clone();
-            request.retried_since = attempt.retried_since;
-            async move {
-                let request = attempt.request(request);
-                attempt.node.data().write(request).await
-            }
-        };
-        let (answer, attempts) = self.call(CallKind::Write, make).await?;
-        self.receipt(answer.into_inner().result, attempts)
+        let (answer, attempts) = self
+            .store(
+                &request,
+                |mut data, request| async move { data.write(request).await },
+            )
+            .await?;
+        self.receipt(answer.result, attempts)
     }
 
     /// Adds a delete event to a key. [`Expectation::Exists`] is the usual demand: without it a key that is not
@@ -160,16 +160,13 @@ impl Client {
             event: Some(event.into_wire()),
             retried_since: None,
         };
-        let make = |attempt: crate::connect::Attempt| {
-            let mut request = request.clone();
-            request.retried_since = attempt.retried_since;
-            async move {
-                let request = attempt.request(request);
-                attempt.node.data().delete(request).await
-            }
-        };
-        let (answer, attempts) = self.call(CallKind::Write, make).await?;
-        self.receipt(answer.into_inner().result, attempts)
+        let (answer, attempts) = self
+            .store(
+                &request,
+                |mut data, request| async move { data.delete(request).await },
+            )
+            .await?;
+        self.receipt(answer.result, attempts)
     }
 
     /// Appends events to one key: all of them or none, with dense seqs and versions.
@@ -183,20 +180,36 @@ impl Client {
         expect: Expectation,
     ) -> Result<Receipt<Vec<Stored>>, Error> {
         let request = append_to_wire(name, events, expect)?;
-        let make = |attempt: crate::connect::Attempt| {
-            let mut request = request.clone();
-            request.retried_since = attempt.retried_since;
-            async move {
-                let request = attempt.request(request);
-                attempt.node.data().append(request).await
-            }
-        };
-        let (answer, attempts) = self.call(CallKind::Write, make).await?;
-        let stored = stored_all(&answer.into_inner().results)?;
+        let (answer, attempts) = self
+            .store(
+                &request,
+                |mut data, request| async move { data.append(request).await },
+            )
+            .await?;
+        let stored = stored_all(&answer.results)?;
         if let Some(last) = stored.last() {
             self.note_seq(last.seq);
         }
         Ok(Receipt { stored, attempts })
+    }
+
+    /// Calls until the events are stored or refused; every attempt after one whose outcome is unknown says so.
+    async fn store<R, T, Fut>(
+        &self,
+        request: &R,
+        send: impl Fn(DataClient<Channel>, Request<R>) -> Fut,
+    ) -> Result<(T, u32), Error>
+    where
+        R: Repeatable,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let make = |attempt: Attempt| {
+            let mut request = request.clone();
+            request.set_retried_since(attempt.retried_since);
+            send(attempt.node.data(), attempt.request(request))
+        };
+        let (answer, attempts) = self.call(CallKind::Write, make).await?;
+        Ok((answer.into_inner(), attempts))
     }
 
     fn receipt(&self, result: Option<v1::WriteResult>, attempts: u32) -> Result<Receipt<Stored>, Error> {
@@ -205,6 +218,23 @@ impl Client {
         Ok(Receipt { stored, attempts })
     }
 }
+
+/// A request that is sent again with the same event ids.
+trait Repeatable: Clone {
+    fn set_retried_since(&mut self, seq: Option<u64>);
+}
+
+macro_rules! repeatable {
+    ($($request:ty),+) => {$(
+        impl Repeatable for $request {
+            fn set_retried_since(&mut self, seq: Option<u64>) {
+                self.retried_since = seq;
+            }
+        }
+    )+};
+}
+
+repeatable!(v1::WriteRequest, v1::AppendRequest, v1::DeleteRequest);
 
 /// Makes the wire form of an append.
 pub(crate) fn append_to_wire(

@@ -8,11 +8,12 @@
 //! | [`cdc`] | the order of the change stream, marks and filters |
 //! | [`node`] | all of the above: tasks, channels, start and stop |
 //! | [`api`] | gRPC and HTTP to words and back; decides nothing |
-//! | [`settings`], [`limits`], [`clock`], [`fatal`], [`sabotage`] | leaves that every room may use |
+//! | [`settings`], [`limits`], [`clock`], [`blocking`], [`fatal`], [`sabotage`] | leaves that every room may use |
 //!
 //! Dependencies point inward only; `tests/tests/tidy.rs` holds that.
 
 pub mod api;
+pub mod blocking;
 pub mod cdc;
 pub mod clock;
 pub mod coordination;

@@ -187,7 +187,7 @@ pub const LOG_NOTE_MS: u64 = 1_000;
 pub const LOG_STRAY_BYTES_MAX: u64 = 4 << 30;
 
 /// Event ids remembered per seat, by default: at 10,000 events/s a retry may come 100 s late.
-pub const EVENT_ID_WINDOW: usize = 1_000_000;
+pub const EVENT_ID_WINDOW: u64 = 1_000_000;
 
 /// Memory for sled's page cache, by default.
 pub const INDEX_CACHE_BYTES: u64 = 32 << 20;

@@ -1,5 +1,6 @@
 //! Settings: every environment variable and flag, its default and its limits. Checked once, at the start.
 
+use crate::limits::{EVENT_ID_WINDOW, SEGMENT_BYTES};
 use clap::error::ContextKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use rdb_proto::types::GroupId;
@@ -60,14 +61,14 @@ pub struct Settings {
     pub writes: u32,
 
     /// Largest size of a log segment, in bytes: 32 MiB to 1 GiB.
-    #[arg(long, env = "SEGMENT_BYTES", default_value_t = 64 << 20, value_name = "BYTES")]
+    #[arg(long, env = "SEGMENT_BYTES", default_value_t = SEGMENT_BYTES, value_name = "BYTES")]
     pub segment_bytes: u64,
 
     /// Events a seat for which event ids are remembered, so that a retry never doubles: 1,000 to 100,000,000.
     #[arg(
         long,
         env = "EVENT_ID_WINDOW",
-        default_value_t = 1_000_000,
+        default_value_t = EVENT_ID_WINDOW,
         value_name = "EVENTS"
     )]
     pub event_id_window: u64,

@@ -292,6 +292,24 @@ async fn unknown_enum_values_and_absurd_numbers_are_refused() {
     assert_eq!(api.history_request(all).await.unwrap().len(), 1);
 }
 
+/// Nothing is ever added to a stranger's number: the highest there is, is only a number that is not reached yet.
+#[tokio::test]
+async fn a_retry_that_names_the_highest_seq_there_is_harms_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path()).await;
+    let mut api = node.api().await;
+    for since in [u64::MAX, u64::MAX - 1, 1 << 63] {
+        let request = v1::WriteRequest {
+            retried_since: Some(since),
+            ..write(|_, _| {})
+        };
+        let stored = api.write_request(request.clone()).await.unwrap();
+        let again = api.write_request(request).await.unwrap();
+        assert_eq!((again.seq, again.duplicate), (stored.seq, true));
+    }
+    assert_eq!(api.events_after(0).await.unwrap().len(), 3);
+}
+
 type Part = fn(&mut v1::Filter, Vec<String>);
 
 /// First thing that a subscription says; a refusal may come as the answer or as the end of the stream.

@@ -19,7 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("storage", &["limits", "clock", "fatal", "sabotage"]),
     ("coordination", &["limits", "clock"]),
     ("transport", &["protocol", "limits", "clock"]),
-    ("cdc", &["storage", "limits", "clock"]),
+    ("cdc", &["storage", "limits", "clock", "blocking"]),
     (
         "node",
         &[
@@ -31,14 +31,16 @@ const ROOMS: &[(&str, &[&str])] = &[
             "settings",
             "limits",
             "clock",
+            "blocking",
             "fatal",
             "sabotage",
         ],
     ),
     ("api", &["node", "settings", "limits", "clock"]),
-    ("settings", &[]),
+    ("settings", &["limits"]),
     ("limits", &[]),
     ("clock", &[]),
+    ("blocking", &[]),
     ("fatal", &[]),
     ("sabotage", &[]),
     (

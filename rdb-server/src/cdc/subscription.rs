@@ -6,9 +6,9 @@
 use super::filter::Filter;
 use super::marks::Marks;
 use super::merge::{Merge, Merged, Run};
-use crate::clock;
 use crate::limits::{FELL_BEHIND_SEQS, MARK_INTERVAL, MARK_INTERVAL_MAX, STREAM_MESSAGE_BYTES};
 use crate::storage::{LogReader, StorageError};
+use crate::{blocking, clock};
 use rdb_proto::types::Seq;
 use std::sync::Arc;
 use std::time::Instant;
@@ -101,7 +101,7 @@ impl Subscription {
                 self.phase = Phase::CatchingUp;
                 return Ok(Message::FellBehind(mark));
             }
-            match self.merge.next(mark, STREAM_MESSAGE_BYTES)? {
+            match self.read(mark)? {
                 Merged::Run(run) => {
                     self.position = run.last_seq;
                     self.sent_since_mark = self.sent_since_mark.saturating_add(run.count);
@@ -119,6 +119,16 @@ impl Subscription {
                     self.wait().await;
                 }
             }
+        }
+    }
+
+    /// What was committed just now is in memory; what lies further back may be on a disk that is slow.
+    fn read(&mut self, mark: Seq) -> Result<Merged, StorageError> {
+        let merge = &mut self.merge;
+        if self.phase == Phase::Live {
+            merge.next(mark, STREAM_MESSAGE_BYTES)
+        } else {
+            blocking::read(|| merge.next(mark, STREAM_MESSAGE_BYTES))
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::error::NodeError;
 use super::handle::{HistoryRange, pick, read_events};
+use crate::blocking;
 use crate::limits::{HISTORY_PAGE_VERSIONS, STREAM_MESSAGE_BYTES};
 use crate::storage::{Direction, KeyIndex, Located, LogReader};
 use bytes::Bytes;
@@ -39,11 +40,13 @@ impl HistoryPages {
 
     /// The next events as a wire `EventBatch`, in the order asked for; `None` at the end.
     ///
-    /// **Blocking**: reads the events from the log.
-    ///
     /// # Errors
     /// [`NodeError::Storage`].
     pub fn next_page(&mut self) -> Result<Option<Bytes>, NodeError> {
+        blocking::read(|| self.read_page())
+    }
+
+    fn read_page(&mut self) -> Result<Option<Bytes>, NodeError> {
         let mut events = Vec::new();
         let mut bytes = 0_usize;
         while bytes < STREAM_MESSAGE_BYTES && self.range.limit > 0 {

@@ -207,7 +207,7 @@ pub struct IndexSettings {
 impl Default for IndexSettings {
     fn default() -> Self {
         Self {
-            event_id_window: EVENT_ID_WINDOW,
+            event_id_window: usize::try_from(EVENT_ID_WINDOW).unwrap_or(usize::MAX),
             cache_bytes: INDEX_CACHE_BYTES,
             overlay_runs: INDEX_OVERLAY_RUNS,
         }
