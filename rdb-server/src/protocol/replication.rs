@@ -22,6 +22,7 @@ use crate::sabotage::{self, Sabotage};
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{LogIndex, NodeId, Seq};
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -202,9 +203,12 @@ impl Leader {
 
     /// Sends everybody what they lack: entries, or the round, commit and mark alone.
     pub(super) fn replicate(&mut self, member: &mut Member, effects: &mut Vec<Effect>) {
-        let nodes: Vec<NodeId> = self.others.keys().copied().collect();
-        for node in nodes {
+        // One after the other by name: each needs the leader whole, and a list of all would cost memory every step.
+        let mut next = self.others.keys().next().copied();
+        while let Some(node) = next {
             self.replicate_to(member, node, effects);
+            let after = (Bound::Excluded(node), Bound::Unbounded);
+            next = self.others.range(after).next().map(|(node, _)| *node);
         }
     }
 
