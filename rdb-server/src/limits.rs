@@ -63,6 +63,12 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Calls that may be open on one connection.
 pub const CONNECTION_CALLS_MAX: u32 = 1_024;
 
+/// Connections to the gRPC port that may be open at once.
+pub const CONNECTIONS_MAX: usize = 4_096;
+
+/// Files that may be open at once: every connection, and what logs, index and HTTP port need besides.
+pub const OPEN_FILES: u64 = 8_192;
+
 /// How often a silent connection is asked whether it is alive.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 

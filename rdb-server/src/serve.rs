@@ -4,10 +4,11 @@ use crate::api::{grpc, http};
 use crate::clock;
 use crate::coordination::CoordinationError;
 use crate::fatal::Exit;
-use crate::limits::{CLOSE_GRACE, SHUTDOWN_GRACE};
+use crate::limits::{CLOSE_GRACE, OPEN_FILES, SHUTDOWN_GRACE};
 use crate::node::{self, Handle, Node, StartError};
 use crate::settings::Settings;
 use crate::storage::StorageError;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::net::SocketAddr;
 use thiserror::Error;
@@ -68,6 +69,7 @@ pub async fn serve(settings: &Settings) -> Result<(), ServeError> {
         node = settings.node,
         "rdb-server"
     );
+    raise_file_limit();
     let mut signals = Signals::new()?;
     let grpc = listen("PORT", settings.listen_ip(), settings.port).await?;
     let http = listen("HTTP_PORT", settings.listen_ip(), settings.http_port).await?;
@@ -168,6 +170,28 @@ async fn listen(variable: &'static str, ip: std::net::IpAddr, port: u16) -> Resu
             address,
             source,
         })
+}
+
+/// Lets every connection that may be open have its file: many systems start a process with room for 1,024.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let allowed = limit
+        .maximum
+        .map_or(OPEN_FILES, |maximum| maximum.min(OPEN_FILES));
+    if limit.current.is_none_or(|current| current >= OPEN_FILES) {
+        return;
+    }
+    let raised = Rlimit {
+        current: Some(allowed),
+        ..limit
+    };
+    if setrlimit(Resource::Nofile, raised).is_err() || allowed < OPEN_FILES {
+        tracing::warn!(
+            allowed,
+            wanted = OPEN_FILES,
+            "few files may be open at once; with many connections the node may run out (ulimit -n)"
+        );
+    }
 }
 
 /// Tells the service manager, when there is one.

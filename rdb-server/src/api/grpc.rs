@@ -1,7 +1,9 @@
 //! The gRPC server: its services, its windows and bounds.
 
-use super::{Api, undecodable};
-use crate::limits::{CONNECTION_CALLS_MAX, CONNECTION_WINDOW_BYTES, KEEP_ALIVE, STREAM_WINDOW_BYTES};
+use super::{Api, connections, undecodable};
+use crate::limits::{
+    CONNECTION_CALLS_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, KEEP_ALIVE, STREAM_WINDOW_BYTES,
+};
 use crate::node::Handle;
 use rdb_proto::v1;
 use rdb_proto::v1::changes_server::ChangesServer;
@@ -11,7 +13,6 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 /// Why there is no gRPC server.
 #[derive(Debug, Error)]
@@ -38,9 +39,8 @@ pub async fn serve(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let api = Api::new(node.clone());
-    // Windows wide enough for a stream at full speed, and a bound on open calls.
+    // Windows wide enough for a stream at full speed, and bounds on connections and open calls.
     let server = Server::builder()
-        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(CONNECTION_CALLS_MAX)
@@ -52,7 +52,7 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = connections::incoming(node.telemetry(), listener, CONNECTIONS_MAX);
     let ended = CancellationToken::new();
     let guard = ended.clone().drop_guard();
     let stopping = node.tasks().stopping();

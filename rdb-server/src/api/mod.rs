@@ -1,6 +1,7 @@
 //! The gRPC and HTTP surfaces: wire types to words and back. Nothing is decided here.
 
 mod cluster;
+mod connections;
 pub mod grpc;
 pub mod http;
 mod read;

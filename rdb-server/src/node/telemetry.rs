@@ -58,6 +58,10 @@ pub struct Telemetry {
     pub events_streamed: Counter,
     /// Change streams that are open.
     pub subscribers: Gauge,
+    /// Connections to the gRPC port that are open.
+    pub connections: Gauge,
+    /// Connections that were closed at once, since there were too many.
+    pub connections_refused: Counter,
     log_sync_seconds: Histogram,
     log_written_bytes: Counter,
     counter_seq: Gauge,
@@ -93,6 +97,8 @@ impl Telemetry {
             events_committed: Counter::default(),
             events_streamed: Counter::default(),
             subscribers: Gauge::default(),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
             log_sync_seconds: seconds(),
             log_written_bytes: Counter::default(),
             counter_seq: Gauge::default(),
@@ -139,6 +145,16 @@ impl Telemetry {
             "subscribers",
             "Change streams that are open",
             self.subscribers.clone(),
+        );
+        r.register(
+            "connections",
+            "Connections to the gRPC port that are open",
+            self.connections.clone(),
+        );
+        r.register(
+            "connections_refused",
+            "Connections closed at once, since too many were open",
+            self.connections_refused.clone(),
         );
         r.register_with_unit(
             "log_sync",
