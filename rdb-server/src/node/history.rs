@@ -1,7 +1,8 @@
 //! A key's history, page by page: versions from the index, events from the log.
 
 use super::error::NodeError;
-use super::handle::{HistoryRange, pick, read_events};
+use super::read::{pick, read_events};
+use super::request::HistoryRange;
 use crate::blocking;
 use crate::limits::{HISTORY_PAGE_VERSIONS, STREAM_MESSAGE_BYTES};
 use crate::storage::{Direction, KeyIndex, Located, LogReader};

@@ -1,20 +1,26 @@
 //! Builds the rooms and owns the tasks. [`start`] opens a node, [`Handle`] is what the surfaces call, and
 //! [`Node::stop`] closes it: first the surfaces drain, then the seats, then the index.
 
+mod append;
 mod error;
 mod handle;
 mod history;
 mod indexer;
+mod read;
+mod request;
 mod seat_driver;
+mod slots;
 pub mod status;
 pub mod tasks;
 pub mod telemetry;
 
 pub use crate::cdc::{Filter, Message, Start, Subscription};
 pub use crate::protocol::KeyState;
+pub use append::PendingAppend;
 pub use error::NodeError;
-pub use handle::{Append, At, Found, Handle, HistoryRange, KeyRange, PendingAppend, Stored};
+pub use handle::Handle;
 pub use history::HistoryPages;
+pub use request::{Append, At, Found, HistoryRange, KeyRange, Stored};
 pub use tasks::Tasks;
 
 use crate::cdc::Marks;

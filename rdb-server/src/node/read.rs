@@ -1,0 +1,176 @@
+//! Reads: how fresh an answer must be, what the key index knows, and the events from the log.
+
+use super::error::NodeError;
+use super::handle::{Handle, SeatHandle, not_taken};
+use super::history::HistoryPages;
+use super::request::{At, Found, HistoryRange, KeyRange};
+use super::seat_driver::Command;
+use crate::clock;
+use crate::limits::RESOLVE_WAIT;
+use crate::protocol::KeyState;
+use crate::storage::{Located, LogReader, Standing, StorageError};
+use bytes::Bytes;
+use rdb_proto::event::{self, Event, EventKind};
+use rdb_proto::types::{Key, KeyName, LogIndex, Seq};
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+impl Handle {
+    /// Reads the latest event of a key.
+    ///
+    /// # Errors
+    /// [`NodeError::KeyNotFound`], [`NodeError::SeqAhead`], a refusal of the seat, or [`NodeError::Storage`].
+    pub async fn read(&self, name: &KeyName, at: At) -> Result<Found, NodeError> {
+        let seat = self.seat_of(name.slot());
+        let as_of = self.catch_up(seat, at).await?;
+        let located = match at {
+            At::Latest | At::Local => seat.index.latest(name)?,
+            At::Seq(seq) => seat.index.at_or_before(name, seq)?,
+        };
+        let not_found = |current| NodeError::KeyNotFound {
+            name: name.clone(),
+            current,
+        };
+        let located = located.ok_or_else(|| not_found(KeyState::default()))?;
+        let events = read_events(&seat.log, located.index)?;
+        let encoded = pick(&seat.log, &events, located)?;
+        // An event of a large append must not keep all of it in memory for as long as the client takes to read.
+        let encoded = Bytes::copy_from_slice(encoded);
+        let event = decode(&seat.log, located, encoded.clone())?;
+        if event.kind == EventKind::Delete {
+            let state = KeyState {
+                version: event.version,
+                seq: event.seq,
+                is_deleted: true,
+            };
+            return Err(not_found(state));
+        }
+        Ok(Found {
+            encoded,
+            as_of: as_of.max(event.seq),
+        })
+    }
+
+    /// Reads events of a key in the order of their versions, page by page.
+    ///
+    /// # Errors
+    /// [`NodeError::KeyNotFound`] when it was never written, a refusal of the seat, or [`NodeError::Storage`].
+    pub async fn history(&self, range: HistoryRange, at: At) -> Result<HistoryPages, NodeError> {
+        let seat = self.seat_of(range.name.slot());
+        self.catch_up(seat, at).await?;
+        if seat.index.latest(&range.name)?.is_none() {
+            return Err(NodeError::KeyNotFound {
+                name: range.name,
+                current: KeyState::default(),
+            });
+        }
+        Ok(HistoryPages::new(
+            Arc::clone(&seat.index),
+            seat.log.clone(),
+            range,
+        ))
+    }
+
+    /// Lists keys in byte order, with where they stand; deleted ones too.
+    ///
+    /// # Errors
+    /// A refusal of a seat, or [`NodeError::Storage`].
+    pub async fn keys(&self, range: KeyRange, at: At) -> Result<Vec<(Key, KeyState)>, NodeError> {
+        let after = (!range.after.is_empty()).then_some(range.after.as_str());
+        let mut keys = Vec::new();
+        for seat in &self.shared.seats {
+            self.catch_up(seat, at).await?;
+            let listed = seat
+                .index
+                .keys(&range.collection, &range.prefix, after, range.limit)?;
+            keys.extend(
+                listed
+                    .into_iter()
+                    .map(|key| (key.name.key, state_of(key.standing))),
+            );
+        }
+        keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        keys.truncate(range.limit);
+        Ok(keys)
+    }
+
+    /// Waits until the seat's index shows what `at` asks for; returns how far the answer is complete.
+    async fn catch_up(&self, seat: &SeatHandle, at: At) -> Result<Seq, NodeError> {
+        let resolved = seat.view.borrow().resolved;
+        let (index, as_of) = match at {
+            At::Local => (self.shared.marks.committed(seat.position), resolved),
+            At::Latest => (self.confirm(seat).await?, resolved),
+            At::Seq(seq) => {
+                self.resolved_up_to(seq).await?;
+                (self.shared.marks.committed(seat.position), seq)
+            }
+        };
+        let mut applied = seat.applied.clone();
+        applied
+            .wait_for(|applied| *applied >= index)
+            .await
+            .map_err(|_closed| NodeError::ShuttingDown)?;
+        Ok(as_of)
+    }
+
+    /// Waits for the database to be resolved up to `seq`, when that was handed out: whoever was just told a seq may
+    /// ask for it before the mark has followed.
+    pub(super) async fn resolved_up_to(&self, seq: Seq) -> Result<(), NodeError> {
+        let ahead = || NodeError::SeqAhead {
+            seq,
+            resolved: self.shared.marks.resolved(),
+        };
+        if seq > self.shared.marks.resolved() && seq > *self.shared.coordinator.counter().borrow() {
+            return Err(ahead());
+        }
+        let mut mark = self.shared.marks.watch();
+        let waited = tokio::select! {
+            waited = clock::within(RESOLVE_WAIT, mark.wait_for(|mark| *mark >= seq)) => waited,
+            () = self.shared.tasks.stopping() => return Err(NodeError::ShuttingDown),
+        };
+        waited
+            .ok_or_else(ahead)?
+            .map(drop)
+            .map_err(|_closed| NodeError::ShuttingDown)
+    }
+
+    /// Asks the seat's leader up to which entry a linearizable read must see.
+    async fn confirm(&self, seat: &SeatHandle) -> Result<LogIndex, NodeError> {
+        let (reply, confirmed) = oneshot::channel();
+        seat.commands
+            .try_send(Command::Read(reply))
+            .map_err(|error| not_taken(&error))?;
+        confirmed.await.map_err(|_gone| NodeError::ShuttingDown)?
+    }
+}
+
+const fn state_of(standing: Standing) -> KeyState {
+    KeyState {
+        version: standing.version,
+        seq: standing.seq,
+        is_deleted: standing.is_deleted,
+    }
+}
+
+/// The events of an entry, still encoded; they share the entry's memory.
+pub(super) fn read_events(log: &LogReader, index: LogIndex) -> Result<Vec<Bytes>, StorageError> {
+    let frame = log.entry(index)?;
+    event::split_batch(frame.body).map_err(|error| log.damaged_body(index, &error))
+}
+
+/// The one of them that the index names.
+pub(super) fn pick<'a>(
+    log: &LogReader,
+    events: &'a [Bytes],
+    located: Located,
+) -> Result<&'a Bytes, StorageError> {
+    let position = usize::try_from(located.position).unwrap_or(usize::MAX);
+    let missing = event::EventError::Batch("the index names an event that the entry does not hold");
+    events
+        .get(position)
+        .ok_or_else(|| log.damaged_body(located.index, &missing))
+}
+
+fn decode(log: &LogReader, located: Located, encoded: Bytes) -> Result<Event, StorageError> {
+    Event::decode(encoded).map_err(|error| log.damaged_body(located.index, &error))
+}
