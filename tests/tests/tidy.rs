@@ -327,6 +327,33 @@ fn readme() -> String {
     fs::read_to_string(workspace().join("README.md")).unwrap()
 }
 
+/// A newcomer who follows a path in ARCHITECTURE or README finds something there. Method: every word in backticks
+/// that begins with the name of a folder at the top.
+#[test]
+fn every_path_that_the_documents_name_is_there() {
+    const TOP: [&str; 6] = [
+        "rdb-server/",
+        "rdb-client/",
+        "rdb-proto/",
+        "tests/",
+        "scripts/",
+        "deploy/",
+    ];
+    let mut faults = Vec::new();
+    for document in ["ARCHITECTURE.md", "README.md"] {
+        let text = fs::read_to_string(workspace().join(document)).unwrap();
+        let quoted = text.split('`').skip(1).step_by(2);
+        let words = quoted.flat_map(str::split_whitespace);
+        for path in words.filter(|word| TOP.iter().any(|top| word.starts_with(top))) {
+            let folder = path.split(['*', '{']).next().unwrap_or(path);
+            if !workspace().join(folder).exists() {
+                faults.push(format!("{document}: there is no {path}"));
+            }
+        }
+    }
+    assert_none(&faults);
+}
+
 /// A person finds every setting in README. Method: each `env = "NAME"` of the server's settings.
 #[test]
 fn every_setting_is_documented() {
