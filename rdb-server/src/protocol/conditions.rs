@@ -117,7 +117,8 @@ fn find_known(proposal: &Proposal, overlay: &Overlay, unnumbered: &Unnumbered) -
     Known::Stored { events, rests_on }
 }
 
-/// Some ids of the proposal are stored already. It is a retry only when all of them are, as one append to this key.
+/// Some ids of the proposal are stored already. It is a retry only when all of them are, as one append to this key; or
+/// when they are the end of one whose beginning the window has forgotten, as it is bounded in events, not in appends.
 fn answer_to_known(proposal: &Proposal, known: Vec<KnownEvent>) -> Outcome {
     let first = known.first().copied();
     let follows = |(position, event): (u64, &KnownEvent)| {
@@ -126,10 +127,18 @@ fn answer_to_known(proposal: &Proposal, known: Vec<KnownEvent>) -> Outcome {
                 event.seq == first.seq.plus(position) && event.version == first.version.plus(position)
             })
     };
-    let is_same_append = known.len() == proposal.events.len() && (0..).zip(&known).all(follows);
+    let is_one_append = (0..).zip(&known).all(follows);
+    let ids = proposal.events.iter().rev().map(|event| event.event_id);
+    let is_its_end = ids
+        .zip(known.iter().rev())
+        .all(|(id, event)| id == event.event_id);
     match first {
-        Some(first) if !is_same_append => Outcome::EventIdReused(first.event_id),
-        Some(_) | None => Outcome::Duplicate(known),
+        _ if is_one_append && known.len() == proposal.events.len() => Outcome::Duplicate(known),
+        Some(first) => match too_old(proposal) {
+            Some(id) if is_one_append && is_its_end => Outcome::RetryTooOld(id),
+            Some(_) | None => Outcome::EventIdReused(first.event_id),
+        },
+        None => Outcome::Duplicate(known),
     }
 }
 
@@ -288,6 +297,31 @@ mod tests {
             answer(Outcome::RetryTooOld(event_id(11))),
             "it may have been stored as seq 89, which is forgotten"
         );
+    }
+
+    /// The window may end within an append: found by the simulator.
+    #[test]
+    fn a_retry_of_which_the_window_remembers_only_the_end_is_too_old_and_no_misuse() {
+        let retried = |since, known: &[KnownEvent]| {
+            let mut proposal = proposal(1, "a", Expectation::Any, &[11, 12, 13]);
+            proposal.retried_since = since;
+            proposal.remembered_from = Seq(6);
+            proposal.known = known.to_vec();
+            decided(&proposal)
+        };
+        let end = [known(12, 6, 2, true), known(13, 7, 3, true)];
+        let too_old = answer(Outcome::RetryTooOld(event_id(11)));
+        assert_eq!(retried(Some(Seq(4)), &end), too_old);
+        let reused = |id| answer(Outcome::EventIdReused(event_id(id)));
+        assert_eq!(retried(None, &end), reused(12), "not a retry");
+        assert_eq!(
+            retried(Some(Seq(5)), &end),
+            reused(12),
+            "all that it could have written is remembered"
+        );
+        assert_eq!(retried(Some(Seq(4)), &end[..1]), reused(12), "its middle only");
+        let elsewhere = [known(13, 7, 3, false)];
+        assert_eq!(retried(Some(Seq(4)), &elsewhere), reused(13), "another key's");
     }
 
     #[test]

@@ -14,11 +14,10 @@
     reason = "a tool of the tests: a wrong argument ends it, and it measures how long it takes"
 )]
 
-use rdb_tests::sim::plan::{Fault, Options, Plan, SECOND};
+use rdb_tests::sim::plan::{Options, Plan};
 use rdb_tests::sim::sweep::{Sweep, shrink, sweep};
 use rdb_tests::sim::trace::Trace;
 use rdb_tests::sim::{Run, keep_panics, run};
-use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -74,44 +73,15 @@ impl<'a> Arguments<'a> {
         from.parse().unwrap()..to.parse().unwrap()
     }
 
-    fn options(self) -> Options {
-        let fault = |name: &str| Fault::ALL.iter().copied().find(|fault| fault.as_str() == name);
-        let only = self.value("--faults");
-        Options {
-            only: only.map(|names| names.split(',').filter_map(fault).collect::<BTreeSet<_>>()),
-            faults_for: self
-                .number("--length")
-                .map(|milliseconds| milliseconds * SECOND / 1_000),
-            clients: self
-                .number("--clients")
-                .map(|clients| usize::try_from(clients).unwrap()),
-        }
+    fn options(self) -> io::Result<Options> {
+        let words: Vec<&str> = self.0.iter().map(String::as_str).collect();
+        Options::parse(&words).map_err(io::Error::other)
     }
-}
-
-fn spelled(options: &Options) -> String {
-    let mut words = Vec::new();
-    if let Some(only) = &options.only {
-        let names: Vec<_> = only.iter().map(|fault| fault.as_str()).collect();
-        let names = if names.is_empty() {
-            "none".to_owned()
-        } else {
-            names.join(",")
-        };
-        words.push(format!(" --faults {names}"));
-    }
-    words.extend(
-        options
-            .faults_for
-            .map(|length| format!(" --length {}", length * 1_000 / SECOND)),
-    );
-    words.extend(options.clients.map(|clients| format!(" --clients {clients}")));
-    words.concat()
 }
 
 fn one(arguments: Arguments<'_>, is_traced: bool) -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
-    let options = arguments.options();
+    let options = arguments.options()?;
     let seed = arguments.number("--seed").unwrap();
     writeln!(out, "seed {seed}: {}", Plan::new(seed, &options))?;
     let trace = if is_traced { Trace::whole() } else { Trace::Off };
@@ -142,18 +112,14 @@ fn verdict(out: &mut impl io::Write, seed: u64, options: &Options, done: &Run) -
     if let Some(violation) = &done.violation {
         writeln!(out, "seed {seed}, step {}: {violation}", done.counts.steps)?;
     }
-    writeln!(
-        out,
-        "replay: sim replay --trace --seed {seed}{}",
-        spelled(options)
-    )?;
+    writeln!(out, "replay: sim replay --trace --seed {seed}{options}")?;
     Ok(ExitCode::FAILURE)
 }
 
 fn many(arguments: Arguments<'_>) -> io::Result<ExitCode> {
     let begun = Instant::now();
     let limit = arguments.number("--seconds").map(Duration::from_secs);
-    let options = arguments.options();
+    let options = arguments.options()?;
     let threads = arguments
         .number("--threads")
         .map_or(2, |threads| usize::try_from(threads).unwrap());

@@ -6,7 +6,7 @@
 //! ```
 
 use super::checks::Verdict;
-use super::plan::{MILLI, Micros, SECOND};
+use super::plan::{Fault, MILLI, Micros, SECOND};
 use super::world::{Event, World, node_id};
 use rdb_proto::types::{Epoch, GroupId, Membership, NodeId, SeatId, Side};
 use rdb_server::protocol::{Input, Seat};
@@ -24,7 +24,7 @@ pub(super) enum Step {
     Joint,
 }
 
-const fn seats(group: GroupId) -> [SeatId; 2] {
+pub(super) const fn seats(group: GroupId) -> [SeatId; 2] {
     [
         SeatId {
             group,
@@ -47,6 +47,9 @@ impl World {
             .map(node_id)
             .filter(|node| !members.contains(node))
             .collect();
+        if *self.coordinator.members(group) != self.members[&group] {
+            return Ok(());
+        }
         if others.is_empty() || self.changes.contains_key(&group) || !self.members[&group].previous.is_empty()
         {
             return Ok(());
@@ -158,8 +161,17 @@ impl World {
     /// Writes the members key.
     fn publish(&mut self, group: GroupId, membership: Membership) {
         self.counts.changes += 1;
-        self.members.insert(group, membership.clone());
+        let before = self.members.insert(group, membership.clone());
+        self.past.entry(group).or_default().extend(before);
         self.coordinator.set_members(group, membership.clone());
         self.tell_watches(&[super::coordinator::Change::Members(group, membership)]);
+        // The moment at which the old and the new members could lead without each other.
+        if self.plan.has(Fault::Storm) && !self.is_calm && self.nemesis.one_in(2) {
+            let until = self.now + self.nemesis.below(SECOND);
+            for seat in seats(group) {
+                let from = self.now + self.nemesis.below(100 * MILLI);
+                self.queue.push(from, Event::Storm(seat, until));
+            }
+        }
     }
 }

@@ -194,6 +194,11 @@ impl Coordinator {
         self.members.insert(group, membership);
     }
 
+    /// The members key of a group.
+    pub fn members(&self, group: GroupId) -> &Membership {
+        &self.members[&group]
+    }
+
     fn name(&mut self) -> u64 {
         self.next += 1;
         self.next

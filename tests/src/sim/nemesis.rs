@@ -1,9 +1,12 @@
 //! What goes wrong, and when: faults that come and go, and deaths at named points of the protocol.
 
 use super::checks::Verdict;
+use super::controller::seats;
+use super::coordinator::Change;
 use super::network::COORDINATOR;
 use super::plan::{Fault, MILLI, Micros, SECOND};
 use super::world::{Event, World, node_id};
+use rdb_proto::types::{GroupId, Membership, NodeId, SeatId};
 use rdb_server::protocol::{Effect, Input, Message};
 
 /// A point of the protocol at which a process may die.
@@ -80,6 +83,8 @@ const COMING: &[(Fault, Micros, Micros)] = &[
     (Fault::MembersChange, 6 * SECOND, SECOND),
     (Fault::HandOver, 6 * SECOND, SECOND),
     (Fault::WatchBroken, 6 * SECOND, SECOND),
+    (Fault::Storm, 6 * SECOND, 2 * SECOND),
+    (Fault::MembersRollback, 6 * SECOND, 3 * SECOND),
 ];
 
 impl World {
@@ -182,6 +187,15 @@ impl World {
             Fault::MembersChange => self.begin_change()?,
             Fault::HandOver => self.hand_over(one, other)?,
             Fault::WatchBroken => self.break_watch(one),
+            Fault::Storm => {
+                let seats: Vec<_> = self.seats().collect();
+                let seat = seats[self.nemesis.position(seats.len())];
+                self.storm(seat, until)?;
+            }
+            Fault::MembersRollback => {
+                let group = GroupId(u32::try_from(self.nemesis.below(u64::from(self.plan.groups))).unwrap());
+                self.roll_members_back(group, until);
+            }
             _ => {}
         }
         Ok(())
@@ -194,12 +208,113 @@ impl World {
             return Ok(());
         }
         let seat = seats[self.nemesis.position(seats.len())];
-        if !self.members[&seat.group].members.contains(&node_id(node)) {
+        self.usurp_seat(node, seat)
+    }
+
+    fn usurp_seat(&mut self, node: usize, seat: SeatId) -> Verdict {
+        let is_member = self
+            .coordinator
+            .members(seat.group)
+            .members
+            .contains(&node_id(node));
+        if !is_member || !self.nodes[node].is_up || !self.nodes[node].members.contains_key(&seat) {
             return Ok(());
         }
         let revision = self.coordinator.leader(seat).revision;
         let above = self.nodes[node].members[&seat].disk.promised();
         self.campaign((node, seat), above, revision)
+    }
+
+    /// A moment of a storm over a seat: its members are divided anew, and one of them stands.
+    ///
+    /// What needs two losses of the leader in a row, the second of them before the first successor has told anybody
+    /// anything, does not come about by chance in a run of a minute.
+    pub(super) fn storm(&mut self, seat: SeatId, until: Micros) -> Verdict {
+        let membership = &self.members[&seat.group];
+        let everybody: Vec<usize> = membership.everybody().map(|node| self.place_of(node)).collect();
+        let sides: Vec<bool> = everybody.iter().map(|_| self.nemesis.one_in(2)).collect();
+        for (a, is_here) in everybody.iter().zip(&sides) {
+            for (b, is_there) in everybody.iter().zip(&sides) {
+                if is_here == is_there {
+                    self.network.join(*a, *b);
+                } else {
+                    self.network.cut(*a, *b);
+                }
+            }
+        }
+        let stands = everybody[self.nemesis.position(everybody.len())];
+        if self.is_calm || self.now >= until {
+            for a in &everybody {
+                for b in &everybody {
+                    self.network.join(*a, *b);
+                }
+            }
+            return Ok(());
+        }
+        // About as long as it takes to win and to be obeyed, and now and then long enough to commit something.
+        let longest = [10, 10, 50, 200][self.nemesis.position(4)] * MILLI;
+        let next = 2 * MILLI + self.nemesis.below(longest);
+        self.queue.push(self.now + next, Event::Storm(seat, until));
+        if self.nemesis.one_in(3) {
+            return Ok(());
+        }
+        self.usurp_seat(stands, seat)
+    }
+
+    /// The coordinator brings back members of a group of before a change or two. Everybody who could recover the seat
+    /// from those has to ask a member that knows better (rule 6.3.8); where that is not so, only what the nodes
+    /// remember of the coordinator (`seen`, rule 6.5) helps, which is not modelled.
+    fn roll_members_back(&mut self, group: GroupId, until: Micros) {
+        let now = self.members[&group].clone();
+        let knows_better = |node: &NodeId| {
+            seats(group).iter().all(|seat| {
+                let member = self.nodes[self.place_of(*node)].members.get(seat);
+                member.is_some_and(|member| member.disk.config() >= now.number)
+            })
+        };
+        if !now.previous.is_empty()
+            || self.changes.contains_key(&group)
+            || !now.members.iter().all(knows_better)
+        {
+            return;
+        }
+        let without_recovery = |old: &&Membership| {
+            let is_short = |members: &[NodeId]| {
+                let strangers = members.iter().filter(|node| !now.members.contains(node)).count();
+                strangers < members.len() + 1 - self.plan.writes
+            };
+            old.number < now.number && is_short(&old.members)
+        };
+        let past: Vec<Membership> = self
+            .past
+            .get(&group)
+            .into_iter()
+            .flatten()
+            .rev()
+            .take(4)
+            .filter(without_recovery)
+            .cloned()
+            .collect();
+        if past.is_empty() {
+            return;
+        }
+        let old = past[self.nemesis.position(past.len())].clone();
+        self.coordinator.set_members(group, old.clone());
+        self.tell_watches(&[Change::Members(group, old)]);
+        self.queue.push(until, Event::MembersBack(group));
+        // Those of before stand, in a storm over both seats.
+        for seat in seats(group) {
+            self.queue.push(self.now + MILLI, Event::Storm(seat, until));
+        }
+    }
+
+    /// The coordinator is put right.
+    pub(super) fn members_back(&mut self, group: GroupId) {
+        let now = self.members[&group].clone();
+        if *self.coordinator.members(group) != now {
+            self.coordinator.set_members(group, now.clone());
+            self.tell_watches(&[Change::Members(group, now)]);
+        }
     }
 
     /// A node gives all that it leads to another.
@@ -246,6 +361,10 @@ impl World {
             self.trace.say(self.now, format_args!("calm"));
         }
         self.is_calm = true;
+        let groups: Vec<_> = self.members.keys().copied().collect();
+        for group in groups {
+            self.members_back(group);
+        }
         self.network.heal(true);
         self.away_until = 0;
         for node in 0..self.nodes.len() {

@@ -916,8 +916,17 @@ impl World {
             self.count(Fault::WatchLate);
             delay += self.coordination.below(SECOND);
         }
-        let at = (self.now + delay).max(self.nodes[node].watch_last + 1);
-        self.nodes[node].watch_last = at;
+        let mut at = (self.now + delay).max(self.nodes[node].watch_last + 1);
+        // A node may learn the counter from elsewhere than from the watch that tells it of leaders: nothing may rest
+        // on an order between the two.
+        let is_ahead = self.plan.has(Fault::WatchLate)
+            && matches!(change, Change::Counter(_))
+            && self.coordination.one_in(2);
+        if is_ahead {
+            at = self.now + 200 + self.coordination.below(1_500);
+        } else {
+            self.nodes[node].watch_last = at;
+        }
         self.queue.push(
             at,
             Event::Watch {

@@ -82,6 +82,11 @@ faults! {
     ClientLoss = "client-loss";
     /// The window of event ids is short.
     ShortWindow = "short-window";
+    /// Much happens to one seat within a second: winners follow each other within milliseconds, while its members are
+    /// divided anew all the time.
+    Storm = "storm";
+    /// The coordinator brings back older members of a group, all of whose members know better.
+    MembersRollback = "members-rollback";
 }
 
 impl fmt::Display for Fault {
@@ -108,6 +113,59 @@ pub struct Options {
     pub faults_for: Option<Micros>,
     /// Fewer clients.
     pub clients: Option<usize>,
+}
+
+impl Options {
+    /// Takes `--faults a,b`, `--length MILLISECONDS` and `--clients N`; other words are not its own.
+    ///
+    /// # Errors
+    /// When a fault is unknown, or a number is none.
+    pub fn parse(words: &[&str]) -> Result<Self, String> {
+        let value = |name: &str| {
+            let at = words.iter().position(|word| *word == name)?;
+            words.get(at + 1).copied()
+        };
+        let number = |name: &str| {
+            let text = value(name).map(|text| {
+                text.parse::<u64>()
+                    .map_err(|error| format!("{name} {text}: {error}"))
+            });
+            text.transpose()
+        };
+        let fault = |name: &str| {
+            let known = Fault::ALL.iter().copied().find(|fault| fault.as_str() == name);
+            known.ok_or_else(|| format!("there is no fault {name}"))
+        };
+        let faults = |names: &str| match names {
+            "none" => Ok(BTreeSet::new()),
+            names => names.split(',').map(fault).collect(),
+        };
+        Ok(Self {
+            only: value("--faults").map(faults).transpose()?,
+            faults_for: number("--length")?.map(|milliseconds| milliseconds * MILLI),
+            clients: number("--clients")?.map(|clients| usize::try_from(clients).unwrap()),
+        })
+    }
+}
+
+/// As [`Options::parse`] takes it, with a blank before each word.
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(only) = &self.only {
+            let names: Vec<_> = only.iter().map(|fault| fault.as_str()).collect();
+            let names = if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(",")
+            };
+            write!(f, " --faults {names}")?;
+        }
+        if let Some(length) = self.faults_for {
+            write!(f, " --length {}", length / MILLI)?;
+        }
+        self.clients
+            .map_or(Ok(()), |clients| write!(f, " --clients {clients}"))
+    }
 }
 
 /// A run.
@@ -172,7 +230,14 @@ impl Plan {
         let mut rates = Vec::new();
         // Now and then a run without any fault, or with few: those must work too.
         let share = [0, 15, 30, 50, 70][random.position(5)];
+        // Drawn apart: adding a fault leaves the runs without it as they were.
+        let mut added = Random::new(seed ^ 0xadde_d1a7);
         for fault in Fault::ALL {
+            let random = if *fault >= Fault::Storm {
+                &mut added
+            } else {
+                &mut random
+            };
             let is_on = random.below(100) < share;
             rates.push(1 + random.below(1_000_000));
             if is_on && options.only.as_ref().is_none_or(|only| only.contains(fault)) {
@@ -241,6 +306,21 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_are_read_as_they_are_written() {
+        let lines = [
+            "",
+            " --faults none",
+            " --faults loss,storm --length 2500 --clients 1",
+        ];
+        for line in lines {
+            let words: Vec<_> = line.split_whitespace().collect();
+            assert_eq!(Options::parse(&words).unwrap().to_string(), line);
+        }
+        Options::parse(&["--faults", "los"]).unwrap_err();
+        Options::parse(&["--clients", "few"]).unwrap_err();
+    }
 
     #[test]
     fn taking_a_fault_away_leaves_the_rest_of_the_run_as_it_was() {

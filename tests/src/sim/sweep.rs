@@ -1,6 +1,6 @@
 //! Many seeds on all cores, and what came of them: the table, a failing seed made smaller, mutants found.
 
-use super::plan::{Fault, Options, SECOND};
+use super::plan::{Fault, MILLI, Options, SECOND};
 use super::trace::Trace;
 use super::{Counts, Run, run};
 use std::collections::BTreeSet;
@@ -141,7 +141,8 @@ pub fn shrink(seed: u64) -> Option<(Options, Run)> {
     }
     let mut length = last.plan.faults_until;
     while length > SECOND / 2 {
-        length = length * 3 / 4;
+        // In whole milliseconds, as `--length` takes it: another length is another run.
+        length = length * 3 / 4 / MILLI * MILLI;
         let options = Options {
             faults_for: Some(length),
             ..best.clone()

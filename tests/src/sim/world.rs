@@ -119,6 +119,8 @@ pub(super) enum Event {
     Heal(Fault, usize, usize),
     Restart(usize),
     Controller(GroupId),
+    Storm(SeatId, Micros),
+    MembersBack(GroupId),
     Calm,
 }
 
@@ -165,6 +167,8 @@ pub(super) struct World {
     pub(super) queue: Queue<Event>,
     pub(super) nodes: Vec<Node>,
     pub(super) members: BTreeMap<GroupId, Membership>,
+    /// Those that each group had before.
+    pub(super) past: BTreeMap<GroupId, Vec<Membership>>,
     /// Changes of members that are under way.
     pub(super) changes: BTreeMap<GroupId, Step>,
     pub(super) network: Network,
@@ -235,6 +239,7 @@ impl World {
             clients,
             nodes,
             members,
+            past: BTreeMap::new(),
             changes: BTreeMap::new(),
             subscribers,
             now: 0,
@@ -377,6 +382,11 @@ impl World {
             }
             Event::Restart(node) => self.restart(node),
             Event::Controller(group) => self.controller(group),
+            Event::Storm(seat, until) => self.storm(seat, until),
+            Event::MembersBack(group) => {
+                self.members_back(group);
+                Ok(())
+            }
             Event::Calm => self.calm(),
         }
     }
@@ -538,6 +548,8 @@ impl Event {
             | Self::Heal(..)
             | Self::Restart(_)
             | Self::Controller(_)
+            | Self::Storm(..)
+            | Self::MembersBack(_)
             | Self::Calm => None,
         }
     }
