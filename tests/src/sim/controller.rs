@@ -169,8 +169,7 @@ impl World {
         if self.plan.has(Fault::Storm) && !self.is_calm && self.nemesis.one_in(2) {
             let until = self.now + self.nemesis.below(SECOND);
             for seat in seats(group) {
-                let from = self.now + self.nemesis.below(100 * MILLI);
-                self.queue.push(from, Event::Storm(seat, until));
+                self.begin_storm(seat, until);
             }
         }
     }

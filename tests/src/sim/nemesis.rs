@@ -5,9 +5,10 @@ use super::controller::seats;
 use super::coordinator::Change;
 use super::network::COORDINATOR;
 use super::plan::{Fault, MILLI, Micros, SECOND};
-use super::world::{Event, World, node_id};
+use super::world::{At, Event, World, node_id};
 use rdb_proto::types::{GroupId, Membership, NodeId, SeatId};
 use rdb_server::protocol::{Effect, Input, Message};
+use std::collections::BTreeSet;
 
 /// A point of the protocol at which a process may die.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +64,13 @@ impl Point {
             Self::Acknowledged => 1_000,
         }
     }
+}
+
+/// A storm over a seat.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Storm {
+    until: Micros,
+    is_duel: bool,
 }
 
 /// Faults that come and go, with the longest time between two of them and the longest that one lasts.
@@ -190,7 +198,7 @@ impl World {
             Fault::Storm => {
                 let seats: Vec<_> = self.seats().collect();
                 let seat = seats[self.nemesis.position(seats.len())];
-                self.storm(seat, until)?;
+                self.begin_storm(seat, until);
             }
             Fault::MembersRollback => {
                 let group = GroupId(u32::try_from(self.nemesis.below(u64::from(self.plan.groups))).unwrap());
@@ -225,16 +233,45 @@ impl World {
         self.campaign((node, seat), above, revision)
     }
 
+    /// All that may want to lead a seat, or are asked by one that does.
+    fn around(&self, seat: SeatId) -> Vec<NodeId> {
+        let now = &self.members[&seat.group];
+        let rolled_back = self.coordinator.members(seat.group);
+        let everybody: BTreeSet<NodeId> = now.everybody().chain(rolled_back.everybody()).collect();
+        everybody.into_iter().collect()
+    }
+
+    /// A storm over a seat. In a duel two members fight over it, the one that leads it and another; else it is anybody.
+    pub(super) fn begin_storm(&mut self, seat: SeatId, until: Micros) {
+        let everybody = self.around(seat);
+        let other = everybody[self.nemesis.position(everybody.len())];
+        let holder = self.coordinator.leader(seat).holder.map(|epoch| epoch.node);
+        let pair = [other, holder.unwrap_or(everybody[0])];
+        let is_duel = self.nemesis.one_in(2);
+        self.storms.insert(seat, Storm { until, is_duel });
+        self.queue.push(self.now, Event::Storm(seat, pair));
+    }
+
     /// A moment of a storm over a seat: its members are divided anew, and one of them stands.
     ///
     /// What needs two losses of the leader in a row, the second of them before the first successor has told anybody
-    /// anything, does not come about by chance in a run of a minute.
-    pub(super) fn storm(&mut self, seat: SeatId, until: Micros) -> Verdict {
-        let membership = &self.members[&seat.group];
-        let everybody: Vec<usize> = membership.everybody().map(|node| self.place_of(node)).collect();
-        let sides: Vec<bool> = everybody.iter().map(|_| self.nemesis.one_in(2)).collect();
-        for (a, is_here) in everybody.iter().zip(&sides) {
-            for (b, is_there) in everybody.iter().zip(&sides) {
+    /// anything, does not come about by chance in a run of a minute (Raft figure 8). So in a duel the two take turns: the
+    /// one that stood last is alone, the other stands among the rest.
+    pub(super) fn storm(&mut self, seat: SeatId, [stands, stood]: [NodeId; 2]) -> Verdict {
+        let everybody = self.around(seat);
+        let storm = self.storms.get(&seat).copied();
+        let is_over = self.is_calm || storm.is_none_or(|storm| self.now >= storm.until);
+        let is_duel = storm.is_some_and(|storm| storm.is_duel);
+        let sides: Vec<(usize, bool)> = everybody
+            .iter()
+            .map(|node| {
+                let by_chance = self.nemesis.one_in(2);
+                let is_here = if is_duel { *node != stood } else { by_chance };
+                (self.place_of(*node), is_over || is_here)
+            })
+            .collect();
+        for (a, is_here) in &sides {
+            for (b, is_there) in &sides {
                 if is_here == is_there {
                     self.network.join(*a, *b);
                 } else {
@@ -242,23 +279,40 @@ impl World {
                 }
             }
         }
-        let stands = everybody[self.nemesis.position(everybody.len())];
-        if self.is_calm || self.now >= until {
-            for a in &everybody {
-                for b in &everybody {
-                    self.network.join(*a, *b);
-                }
-            }
+        if is_over {
+            self.storms.remove(&seat);
             return Ok(());
         }
         // About as long as it takes to win and to be obeyed, and now and then long enough to commit something.
         let longest = [10, 10, 50, 200][self.nemesis.position(4)] * MILLI;
         let next = 2 * MILLI + self.nemesis.below(longest);
-        self.queue.push(self.now + next, Event::Storm(seat, until));
-        if self.nemesis.one_in(3) {
+        self.queue
+            .push(self.now + next, Event::Storm(seat, [stood, stands]));
+        if self.nemesis.one_in(4) {
             return Ok(());
         }
-        self.usurp_seat(stands, seat)
+        let stands = if is_duel {
+            stands
+        } else {
+            everybody[self.nemesis.position(everybody.len())]
+        };
+        self.usurp_seat(self.place_of(stands), seat)
+    }
+
+    /// In a duel, who was just answered may be heard no more: a winner that nobody follows yet, a leader whose entries
+    /// went only half of the way.
+    pub(super) fn answered_in_duel(&mut self, (node, seat): At, to: usize, message: &Message) {
+        if !self.storms.get(&seat).is_some_and(|storm| storm.is_duel) {
+            return;
+        }
+        let one_in = match message {
+            Message::FenceAck { .. } => 3,
+            Message::AppendAck { .. } => 8,
+            _ => return,
+        };
+        if self.nemesis.one_in(one_in) {
+            self.network.cut(to, node);
+        }
     }
 
     /// The coordinator brings back members of a group of before a change or two. Everybody who could recover the seat
@@ -304,7 +358,7 @@ impl World {
         self.queue.push(until, Event::MembersBack(group));
         // Those of before stand, in a storm over both seats.
         for seat in seats(group) {
-            self.queue.push(self.now + MILLI, Event::Storm(seat, until));
+            self.begin_storm(seat, until);
         }
     }
 

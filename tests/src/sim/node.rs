@@ -473,6 +473,7 @@ impl World {
         told::check(at.1, obeys, &member.disk, &message)?;
         let to = self.place_of(to);
         let arrivals = self.network.send(self.now, at.0, to, &mut self.counts.faults);
+        self.answered_in_duel(at, to, &message);
         for arrival in arrivals {
             let message = message.clone();
             self.queue.push(

@@ -9,6 +9,7 @@ use super::checks::{
 use super::client::{Caller, Client, Reply};
 use super::controller::Step;
 use super::coordinator::{Answer, Change, Coordinator, Request};
+use super::nemesis::Storm;
 use super::network::Network;
 use super::node::Node;
 use super::plan::{Fault, MILLI, Micros, Plan, SECOND};
@@ -119,7 +120,7 @@ pub(super) enum Event {
     Heal(Fault, usize, usize),
     Restart(usize),
     Controller(GroupId),
-    Storm(SeatId, Micros),
+    Storm(SeatId, [NodeId; 2]),
     MembersBack(GroupId),
     Calm,
 }
@@ -190,6 +191,8 @@ pub(super) struct World {
     pub(super) coordination: Random,
     pub(super) nemesis: Random,
     pub(super) last_point: Micros,
+    /// Seats with a storm over them.
+    pub(super) storms: BTreeMap<SeatId, Storm>,
 }
 
 /// How long the cluster has to heal, once faults have stopped.
@@ -256,6 +259,7 @@ impl World {
             coordination: random.fork(),
             nemesis: random.fork(),
             last_point: 0,
+            storms: BTreeMap::new(),
             plan,
         };
         world.begin();
@@ -382,7 +386,7 @@ impl World {
             }
             Event::Restart(node) => self.restart(node),
             Event::Controller(group) => self.controller(group),
-            Event::Storm(seat, until) => self.storm(seat, until),
+            Event::Storm(seat, pair) => self.storm(seat, pair),
             Event::MembersBack(group) => {
                 self.members_back(group);
                 Ok(())
