@@ -302,7 +302,7 @@ impl World {
     /// In a duel, who was just answered may be heard no more: a winner that nobody follows yet, a leader whose entries
     /// went only half of the way.
     pub(super) fn answered_in_duel(&mut self, (node, seat): At, to: usize, message: &Message) {
-        if !self.storms.get(&seat).is_some_and(|storm| storm.is_duel) {
+        if self.is_calm || !self.storms.get(&seat).is_some_and(|storm| storm.is_duel) {
             return;
         }
         let one_in = match message {
@@ -415,6 +415,7 @@ impl World {
             self.trace.say(self.now, format_args!("calm"));
         }
         self.is_calm = true;
+        self.storms.clear();
         let groups: Vec<_> = self.members.keys().copied().collect();
         for group in groups {
             self.members_back(group);
