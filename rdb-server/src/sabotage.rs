@@ -89,6 +89,8 @@ sabotages! {
     LowerConfigAccepted = "lower_config_accepted";
     /// A candidate keeps its own membership though a log names a newer one (rule 6.3.8).
     HigherConfigIgnored = "higher_config_ignored";
+    /// A candidate leads under an older membership than it has seen the number of (rule 6.3.8).
+    OwnConfigIgnored = "own_config_ignored";
 }
 
 #[cfg(not(feature = "sabotage"))]

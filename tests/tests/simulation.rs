@@ -27,6 +27,12 @@ fn number(name: &str) -> Option<u64> {
     )
 }
 
+/// Printed, since what a panic says is kept for the runs.
+fn assert_none(failed: &[String]) {
+    println!("{}", failed.join("\n"));
+    assert!(failed.is_empty(), "violations");
+}
+
 #[test]
 fn what_was_found_once_stays_mended() {
     keep_panics();
@@ -44,7 +50,7 @@ fn what_was_found_once_stays_mended() {
             format!("sim replay --trace --seed {seed}{options}\n{violation}\nonce: {what}")
         }));
     }
-    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    assert_none(&failed);
 }
 
 #[test]
@@ -62,6 +68,6 @@ fn fresh_seeds_find_nothing() {
         .iter()
         .map(|(seed, what)| format!("sim replay --trace --seed {seed}\n{what}"))
         .collect();
-    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    assert_none(&failed);
     assert!(sum.seeds > 0, "at least one run was made");
 }

@@ -53,7 +53,8 @@ impl Seat {
         self.step_down(None, effects);
         self.election.learn_membership(membership.clone());
         self.raise(epoch, effects);
-        let candidate = Candidate::new(epoch, membership, &self.member);
+        let newest = self.election.membership(&self.member);
+        let candidate = Candidate::new(epoch, membership, newest, &self.member);
         self.member.config_seen = self.member.config_seen.max(candidate.membership.number);
         candidate.fence(&self.member, effects);
         self.role = Role::Candidate(candidate);

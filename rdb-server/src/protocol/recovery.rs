@@ -45,9 +45,9 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Uses the membership with the higher number: an etcd restored from a backup would otherwise bring back the
-    /// old members, and lose what was committed without them.
-    pub(super) fn new(epoch: Epoch, elected: Membership, member: &Member) -> Self {
+    /// Uses the newest membership that is known, though it was `elected` under another: an etcd restored from a backup
+    /// would otherwise bring back the old members, and lose what was committed without them.
+    pub(super) fn new(epoch: Epoch, elected: Membership, newest: &Membership, member: &Member) -> Self {
         let mut candidate = Self {
             epoch,
             membership: elected,
@@ -55,7 +55,7 @@ impl Candidate {
             fetching: None,
             progress_at: member.now,
         };
-        candidate.adopt(&member.membership);
+        candidate.adopt(newest);
         candidate
     }
 
@@ -111,8 +111,14 @@ impl Candidate {
     fn try_to_lead(&mut self, member: &mut Member, effects: &mut Vec<Effect>) -> Option<Leader> {
         let me = member.config.me;
         let has_promised = |node| self.promises.contains_key(&node);
-        let is_recoverable =
-            has_promised(me) && can_recover(&self.membership, member.config.writes, has_promised);
+        // Whoever knows that there is a newer membership rejects an older winner, and this member is one of those that
+        // are asked: with a coordinator that was restored it may have won under members of before, whom nobody else
+        // would refuse.
+        let is_newest =
+            self.membership.number >= member.config_seen || sabotage::is(Sabotage::OwnConfigIgnored);
+        let is_recoverable = is_newest
+            && has_promised(me)
+            && can_recover(&self.membership, member.config.writes, has_promised);
         if !is_recoverable || self.fetching.is_some() || !self.membership.members.contains(&me) {
             return None;
         }
