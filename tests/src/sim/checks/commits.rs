@@ -49,6 +49,9 @@ impl Commits {
         let under = self.under.entry(seat).or_default();
         let log = self.seats.entry(seat).or_default();
         let mut added = 0;
+        // A leader that hands its seat over in the step that commits is none any more when it is asked for its epoch; but
+        // what is committed ends in an entry of the epoch that commits it.
+        let epoch = entries.iter().map(|entry| entry.epoch).fold(epoch, Epoch::max);
         for entry in entries {
             match log.get(place(entry.index) - 1) {
                 Some(known) if Arc::ptr_eq(known, entry) || known == entry => {}
