@@ -12,6 +12,9 @@ const FILES: [&str; 4] = [
     "rdb/v1/cluster.proto",
 ];
 
+/// What nodes say to each other: not part of the public description.
+const MEMBER_FILES: [&str; 1] = ["rdb/member/v1/member.proto"];
+
 /// Message fields that carry events on their way out.
 ///
 /// A sub-message and a `bytes` field look the same on the wire. The log already holds events in wire form, so
@@ -37,6 +40,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".")
         .btree_map(".")
         .compile_fds(with_events_as_bytes(public))?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .compile_fds(protox::compile(MEMBER_FILES, ["proto"])?)?;
     Ok(())
 }
 

@@ -271,6 +271,7 @@ impl From<FieldError> for Error {
 const fn is_transient(reason: Reason) -> bool {
     match reason {
         Reason::NotLeader
+        | Reason::NotMember
         | Reason::SeatVacant
         | Reason::SeatRecovering
         | Reason::CoordinatorAway

@@ -28,6 +28,8 @@ pub struct Status {
     pub groups: Vec<GroupStatus>,
     /// Which seat leads which slots.
     pub slots: Vec<SlotRange>,
+    /// What an operator should know of etcd, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// One node.
@@ -64,7 +66,7 @@ pub struct GroupStatus {
     pub seats: Vec<SeatStatus>,
 }
 
-/// One seat, as the node's own member sees it.
+/// One seat, as its leader sees it when that answers, else as another member does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SeatStatus {
     /// 0 or 1.
@@ -131,6 +133,7 @@ impl From<v1::StatusResponse> for Status {
             nodes: wire.nodes.into_iter().map(NodeStatus::from).collect(),
             groups: wire.groups.into_iter().map(GroupStatus::from).collect(),
             slots: wire.slots.into_iter().map(SlotRange::from).collect(),
+            warnings: wire.warnings,
         }
     }
 }

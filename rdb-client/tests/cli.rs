@@ -584,6 +584,7 @@ fn status_is_one_object_or_one_screen() {
         "nodes",
         "groups",
         "slots",
+        "warnings",
     ];
     assert_eq!(names(&status), fields);
     let seat = &status["groups"][0]["seats"][0];

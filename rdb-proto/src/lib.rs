@@ -10,12 +10,14 @@
 //! | [`reason`] | the closed list of error reasons: code, whether anything happened, what to do |
 //! | [`convert`] | wire types to words and back |
 //! | [`v1`] | the generated gRPC code |
+//! | [`member`] | the same of what nodes say to each other |
 
 pub mod convert;
 pub mod entry;
 pub mod event;
 pub mod glance;
 pub mod limits;
+pub mod member;
 pub mod reason;
 pub mod types;
 pub mod v1;

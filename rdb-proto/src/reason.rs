@@ -68,6 +68,8 @@ reasons! {
     RetryTooOld = "RETRY_TOO_OLD", FailedPrecondition, No, "look whether the event is there, then decide";
     /// This node does not lead the seat. Metadata: `leader`, `epoch`.
     NotLeader = "NOT_LEADER", Unavailable, No, "call the leader, or any node later";
+    /// This node has no member of the seat that was asked for.
+    NotMember = "NOT_MEMBER", Unavailable, No, "call a node that has one; `rdb-client status` names them";
     /// Nobody leads the seat at the moment.
     SeatVacant = "SEAT_VACANT", Unavailable, No, "call again in a moment";
     /// The leader of the seat is still recovering its log.

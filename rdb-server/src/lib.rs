@@ -25,3 +25,4 @@ pub mod sabotage;
 pub mod serve;
 pub mod settings;
 pub mod storage;
+pub mod transport;

@@ -44,6 +44,9 @@ pub const MARK_INTERVAL: Duration = Duration::from_millis(100);
 /// Most time between two marks on one subscription, whatever happens.
 pub const MARK_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
+/// Time that a stopping node gives to handing its seats over, before it refuses requests.
+pub const HAND_OVER_GRACE: Duration = Duration::from_secs(1);
+
 /// Time that a stopping node gives to requests under way.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
@@ -51,8 +54,9 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 /// take: what is not written by then is derived or was never acknowledged.
 pub const CLOSE_GRACE: Duration = Duration::from_millis(2_500);
 
-/// How often a seat's state machine is told that time passed.
-pub const TICK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a seat's state machine is told that time passed, and a leader shows that it is there: the default of
+/// `HEARTBEAT_INTERVAL`, in milliseconds.
+pub const HEARTBEAT_MS: u64 = 100;
 
 /// HTTP/2 window of one call: a few of the largest stream messages.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -235,3 +239,66 @@ const _: () = assert!(
     MESSAGE_ENTRIES_BYTES_MAX < MEMBER_IN_FLIGHT_BYTES_MAX,
     "a message must fit what may be under way"
 );
+
+/// By how much each member in the order of standing lets the one before it stand first, in milliseconds.
+pub const STAND_STEP_MS: u64 = 100;
+
+/// How long a node leads both seats of a group before it hands one over: a member that came back must have time to
+/// catch up, and a restart must not make seats wander.
+pub const SPREAD_AFTER: Duration = Duration::from_secs(2);
+
+/// Messages of other members that may wait for a seat; more are lost, and sent again.
+pub const SEAT_MAIL_MAX: usize = 4_096;
+
+/// How long a node that passes a request on waits for the connection to the other node.
+pub const FORWARD_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Messages for another node that may wait for its connection; more are lost.
+pub const PEER_QUEUE_MAX: usize = 16_384;
+
+/// Bytes of entries in them.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of entries after which no further message goes into one batch.
+pub const PEER_BATCH_BYTES: usize = 1 << 20;
+
+/// Largest batch of messages that a node takes: the bytes of a batch, and one message with the largest entry behind
+/// them.
+pub const LETTERS_BYTES_MAX: usize = 64 << 20;
+
+/// How long a connection to another node may take.
+pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a silent connection to another node is asked whether it is alive, and how long the answer may take.
+pub const PEER_KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// Least and longest wait before another node is tried again.
+pub const PEER_RETRY_MIN: Duration = Duration::from_millis(50);
+/// See [`PEER_RETRY_MIN`].
+pub const PEER_RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// How long a call to etcd may take.
+pub const ETCD_CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a connection to etcd may take.
+pub const ETCD_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a connection to etcd is asked whether it is alive, and how long the answer may take.
+pub const ETCD_KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// Least and longest wait before etcd is tried again.
+pub const ETCD_RETRY_MIN: Duration = Duration::from_millis(100);
+/// See [`ETCD_RETRY_MIN`].
+pub const ETCD_RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Requests for numbers that may wait on a node: each seat has at most one.
+pub const ETCD_ALLOCATIONS_MAX: usize = 256;
+
+/// Requests for numbers that one txn serves.
+pub const ALLOCATION_MERGE_MAX: usize = 256;
+
+/// By how much the clock may be behind the time of the last event before no more numbers are taken.
+pub const CLOCK_OFF_MAX: Duration = Duration::from_secs(10);
+
+/// How long other nodes are waited for when somebody asks for the status of the whole.
+pub const STATUS_TIMEOUT: Duration = Duration::from_millis(500);

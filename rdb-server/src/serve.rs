@@ -4,7 +4,7 @@ use crate::api::{grpc, http};
 use crate::clock;
 use crate::coordination::CoordinationError;
 use crate::fatal::Exit;
-use crate::limits::{CLOSE_GRACE, OPEN_FILES, SHUTDOWN_GRACE};
+use crate::limits::{CLOSE_GRACE, HAND_OVER_GRACE, OPEN_FILES, SHUTDOWN_GRACE};
 use crate::node::{self, Handle, Node, StartError};
 use crate::settings::Settings;
 use crate::storage::StorageError;
@@ -49,9 +49,12 @@ impl ServeError {
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Listen { .. }
-            | Self::Start(StartError::Coordination(CoordinationError::SettingsDiffer { .. })) => {
-                Exit::Settings
-            }
+            | Self::Start(
+                StartError::OtherDatabase { .. }
+                | StartError::Coordination(
+                    CoordinationError::SettingsDiffer { .. } | CoordinationError::NameTaken { .. },
+                ),
+            ) => Exit::Settings,
             Self::Start(_) | Self::Stop(_) | Self::Io(_) => Exit::Storage,
             Self::Grpc(_) => Exit::Invariant,
         }
@@ -78,11 +81,11 @@ pub async fn serve(settings: &Settings) -> Result<(), ServeError> {
         port: grpc.local_addr()?.port(),
         ..settings.clone()
     };
-    let Some(node) = start(settings, &mut signals).await? else {
+    let Some(node) = start(&settings, &mut signals).await? else {
         tracing::info!("stopped before it was ready");
         return Ok(());
     };
-    let served = serve_until_signal(&node.handle(), (grpc, http), &mut signals).await;
+    let served = serve_until_signal(&node, (grpc, http), &mut signals).await;
     if let Some(stopped) = clock::within(CLOSE_GRACE, node.stop()).await {
         stopped.map_err(ServeError::Stop)?;
     } else {
@@ -92,20 +95,20 @@ pub async fn serve(settings: &Settings) -> Result<(), ServeError> {
     served
 }
 
-/// Starts the node on a thread that may block; `None` when a signal came first.
-async fn start(settings: Settings, signals: &mut Signals) -> Result<Option<Node>, ServeError> {
-    let starting = tokio::task::spawn_blocking(move || node::start(&settings));
+/// Starts the node; `None` when a signal came first.
+async fn start(settings: &Settings, signals: &mut Signals) -> Result<Option<Node>, ServeError> {
     tokio::select! {
-        node = starting => Ok(Some(node.map_err(io::Error::other)??)),
+        node = node::start(settings) => Ok(Some(node?)),
         () = signals.stop() => Ok(None),
     }
 }
 
 async fn serve_until_signal(
-    handle: &Handle,
+    node: &Node,
     (grpc_listener, http_listener): (TcpListener, TcpListener),
     signals: &mut Signals,
 ) -> Result<(), ServeError> {
+    let handle = &node.handle();
     let (grpc_address, http_address) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
     let closing = CancellationToken::new();
     let grpc_ended = grpc::serve(handle, grpc_listener, closing.clone()).await?;
@@ -119,6 +122,9 @@ async fn serve_until_signal(
         tracing::info!(grpc = %grpc_address, http = %http_address, "ready");
         notify(&[sd_notify::NotifyState::Ready]);
         signals.stop().await;
+    }
+    if clock::within(HAND_OVER_GRACE, node.hand_over()).await.is_none() {
+        tracing::warn!(after = ?HAND_OVER_GRACE, "not every seat was handed over; others take them when they notice");
     }
     drain(handle, &closing, &grpc_ended).await;
     Ok(())

@@ -1,6 +1,6 @@
 //! Settings: every environment variable and flag, its default and its limits. Checked once, at the start.
 
-use crate::limits::{EVENT_ID_WINDOW, SEGMENT_BYTES};
+use crate::limits::{EVENT_ID_WINDOW, FAILOVER_AFTER_MS, HEARTBEAT_MS, SEGMENT_BYTES};
 use clap::error::ContextKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use rdb_proto::types::GroupId;
@@ -12,7 +12,8 @@ use thiserror::Error;
 /// A node of RDB, a distributed, replicated event database.
 ///
 /// Without settings it starts standalone: one node, its data in ./rdb-data, gRPC on port 2048 and HTTP (health,
-/// metrics) on port 2049. An acknowledged write is on stable storage.
+/// metrics) on port 2049. With ETCD it is a node of a cluster, together with all nodes that name the same etcd and DB.
+/// An acknowledged write is on stable storage, in a cluster on that of WRITES nodes.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "rdb-server", version, max_term_width = 110)]
 pub struct Settings {
@@ -20,7 +21,21 @@ pub struct Settings {
     #[arg(long, env = "ETCD", default_value = "", value_name = "HOST:PORT,...")]
     pub etcd: String,
 
-    /// Name of the node. Default: the host name.
+    /// User of etcd, when it asks for one.
+    #[arg(long, env = "ETCD_USER", default_value = "", value_name = "NAME")]
+    pub etcd_user: String,
+
+    /// Password of that user.
+    #[arg(
+        long,
+        env = "ETCD_PASSWORD",
+        default_value = "",
+        value_name = "PASSWORD",
+        hide_env_values = true
+    )]
+    pub etcd_password: String,
+
+    /// Name of the node, its own in the cluster. Default: the host name.
     #[arg(long, env = "NODE", default_value_t = host_name(), hide_default_value = true)]
     pub node: String,
 
@@ -44,21 +59,41 @@ pub struct Settings {
     #[arg(long, env = "DATA_DIR", default_value = "./rdb-data", value_name = "PATH")]
     pub data_dir: PathBuf,
 
-    /// Name of the database. Fixed when the data directory is created.
+    /// Name of the database. Fixed when it is made.
     #[arg(long, env = "DB", default_value = "rdb", value_name = "NAME")]
     pub db: String,
 
-    /// Groups that keys are spread over, 1 to 64; each has two seats. Fixed when the data directory is created.
+    /// Groups that keys are spread over, 1 to 64; each has two seats. Fixed when the database is made.
     #[arg(long, env = "SHARD_GROUPS", default_value_t = 1, value_name = "N")]
     pub shard_groups: u32,
 
-    /// Members of a group. 1 in standalone mode.
-    #[arg(long, env = "GROUP_SIZE", default_value_t = 1, value_name = "N")]
-    pub group_size: u32,
+    /// Members of a group, 1 to 7. Default: 3 in a cluster, 1 standalone. Fixed when the database is made.
+    #[arg(long, env = "GROUP_SIZE", value_name = "N")]
+    pub group_size: Option<u32>,
 
-    /// Members that a write waits for. 1 in standalone mode.
-    #[arg(long, env = "WRITES", default_value_t = 1, value_name = "N")]
-    pub writes: u32,
+    /// Members that a write waits for. Default: the majority. Fixed when the database is made.
+    #[arg(long, env = "WRITES", value_name = "N")]
+    pub writes: Option<u32>,
+
+    /// Seconds after which a node that etcd does not hear counts as gone: 2 to 300.
+    #[arg(long, env = "LEASE_TTL", default_value_t = 10, value_name = "SECONDS")]
+    pub lease_ttl: u64,
+
+    /// Seconds between two signs of life for etcd: at least 1, and less than LEASE_TTL.
+    #[arg(long, env = "REFRESH_INTERVAL", default_value_t = 3, value_name = "SECONDS")]
+    pub refresh_interval: u64,
+
+    /// Milliseconds after which members that do not hear a leader take its seat: at least three heartbeats.
+    #[arg(long, env = "FAILOVER_AFTER", default_value_t = FAILOVER_AFTER_MS, value_name = "MILLISECONDS")]
+    pub failover_after: u64,
+
+    /// Milliseconds between two heartbeats of a leader: 10 to 10,000.
+    #[arg(long, env = "HEARTBEAT_INTERVAL", default_value_t = HEARTBEAT_MS, value_name = "MILLISECONDS")]
+    pub heartbeat_interval: u64,
+
+    /// Key of the counter in etcd. Default: /rdb/{DB}/counter.
+    #[arg(long, env = "COUNTER_KEY", value_name = "KEY")]
+    pub counter_key: Option<String>,
 
     /// Largest size of a log segment, in bytes: 32 MiB to 1 GiB.
     #[arg(long, env = "SEGMENT_BYTES", default_value_t = SEGMENT_BYTES, value_name = "BYTES")]
@@ -148,28 +183,11 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] for the first setting that is out of its range.
     pub fn check(&self) -> Result<(), SettingsError> {
-        let range = |is_in: bool, variable, actual: &dyn ToString, expected| {
-            if is_in {
-                Ok(())
-            } else {
-                Err(SettingsError {
-                    variable,
-                    actual: actual.to_string(),
-                    expected,
-                })
-            }
-        };
         let is_name = |name: &str| {
             let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
             (1..=64).contains(&name.len()) && name.bytes().all(is_plain)
         };
         let name_rule = "must be 1 to 64 letters, digits, `.`, `_` or `-`";
-        range(
-            self.etcd.is_empty(),
-            "ETCD",
-            &self.etcd,
-            "but this release runs standalone only: leave it empty",
-        )?;
         range(is_name(&self.node), "NODE", &self.node, name_rule)?;
         range(is_name(&self.db), "DB", &self.db, name_rule)?;
         range(
@@ -184,18 +202,7 @@ impl Settings {
             &self.shard_groups,
             "must be 1 to 64",
         )?;
-        range(
-            self.group_size == 1,
-            "GROUP_SIZE",
-            &self.group_size,
-            "must be 1 in standalone mode",
-        )?;
-        range(
-            self.writes == 1,
-            "WRITES",
-            &self.writes,
-            "must be 1 in standalone mode",
-        )?;
+        self.check_cluster()?;
         range(
             (32 << 20..=1 << 30).contains(&self.segment_bytes),
             "SEGMENT_BYTES",
@@ -208,6 +215,95 @@ impl Settings {
             &self.event_id_window,
             "must be 1000 to 100000000",
         )
+    }
+
+    fn check_cluster(&self) -> Result<(), SettingsError> {
+        if self.is_standalone() {
+            let rule = "must be 1 in standalone mode; a cluster needs ETCD";
+            range(self.group_size() == 1, "GROUP_SIZE", &self.group_size(), rule)?;
+            range(self.writes() == 1, "WRITES", &self.writes(), rule)?;
+        }
+        range(
+            self.endpoints().iter().all(|endpoint| is_endpoint(endpoint)),
+            "ETCD",
+            &self.etcd,
+            "must be HOST:PORT, or several with commas between them",
+        )?;
+        range(
+            (1..=7).contains(&self.group_size()),
+            "GROUP_SIZE",
+            &self.group_size(),
+            "must be 1 to 7",
+        )?;
+        range(
+            (1..=self.group_size()).contains(&self.writes()),
+            "WRITES",
+            &self.writes(),
+            "must be 1 to GROUP_SIZE",
+        )?;
+        range(
+            (2..=300).contains(&self.lease_ttl),
+            "LEASE_TTL",
+            &self.lease_ttl,
+            "must be 2 to 300",
+        )?;
+        range(
+            (1..self.lease_ttl).contains(&self.refresh_interval),
+            "REFRESH_INTERVAL",
+            &self.refresh_interval,
+            "must be at least 1, and less than LEASE_TTL",
+        )?;
+        range(
+            (10..=10_000).contains(&self.heartbeat_interval),
+            "HEARTBEAT_INTERVAL",
+            &self.heartbeat_interval,
+            "must be 10 to 10000",
+        )?;
+        range(
+            (self.heartbeat_interval.saturating_mul(3)..=600_000).contains(&self.failover_after),
+            "FAILOVER_AFTER",
+            &self.failover_after,
+            "must be at least three times HEARTBEAT_INTERVAL, and at most 600000",
+        )?;
+        range(
+            self.counter_key().starts_with('/') && self.counter_key().len() <= 256,
+            "COUNTER_KEY",
+            &self.counter_key(),
+            "must begin with `/` and have at most 256 bytes",
+        )
+    }
+
+    /// Whether the node is alone, without etcd.
+    pub fn is_standalone(&self) -> bool {
+        self.endpoints().is_empty()
+    }
+
+    /// The endpoints of etcd; none in standalone mode.
+    pub fn endpoints(&self) -> Vec<String> {
+        let endpoints = self.etcd.split(',').map(str::trim);
+        endpoints
+            .filter(|endpoint| !endpoint.is_empty())
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// N: members of a group.
+    pub fn group_size(&self) -> u32 {
+        let default = if self.is_standalone() { 1 } else { 3 };
+        self.group_size.unwrap_or(default)
+    }
+
+    /// W: members that a write waits for.
+    pub fn writes(&self) -> u32 {
+        self.writes
+            .unwrap_or_else(|| (self.group_size() / 2).saturating_add(1))
+    }
+
+    /// The key of the counter in etcd.
+    pub fn counter_key(&self) -> String {
+        self.counter_key
+            .clone()
+            .unwrap_or_else(|| format!("/rdb/{}/counter", self.db))
     }
 
     /// The address to listen on.
@@ -231,6 +327,8 @@ impl Settings {
     pub fn effective(&self) -> Vec<(&'static str, String)> {
         vec![
             ("ETCD", self.etcd.clone()),
+            ("ETCD_USER", self.etcd_user.clone()),
+            ("ETCD_PASSWORD", hidden(&self.etcd_password).to_owned()),
             ("NODE", self.node.clone()),
             ("ADDRESS", self.address.clone()),
             ("LISTEN", self.listen_ip().to_string()),
@@ -239,13 +337,49 @@ impl Settings {
             ("DATA_DIR", self.data_dir.display().to_string()),
             ("DB", self.db.clone()),
             ("SHARD_GROUPS", self.shard_groups.to_string()),
-            ("GROUP_SIZE", self.group_size.to_string()),
-            ("WRITES", self.writes.to_string()),
+            ("GROUP_SIZE", self.group_size().to_string()),
+            ("WRITES", self.writes().to_string()),
+            ("LEASE_TTL", self.lease_ttl.to_string()),
+            ("REFRESH_INTERVAL", self.refresh_interval.to_string()),
+            ("FAILOVER_AFTER", self.failover_after.to_string()),
+            ("HEARTBEAT_INTERVAL", self.heartbeat_interval.to_string()),
+            ("COUNTER_KEY", self.counter_key()),
             ("SEGMENT_BYTES", self.segment_bytes.to_string()),
             ("EVENT_ID_WINDOW", self.event_id_window.to_string()),
             ("TRACE_LEVEL", self.trace_level.clone()),
         ]
     }
+}
+
+fn range(
+    is_in: bool,
+    variable: &'static str,
+    actual: &dyn ToString,
+    expected: &'static str,
+) -> Result<(), SettingsError> {
+    if is_in {
+        return Ok(());
+    }
+    Err(SettingsError {
+        variable,
+        actual: actual.to_string(),
+        expected,
+    })
+}
+
+/// A password is not for logs.
+const fn hidden(password: &str) -> &'static str {
+    if password.is_empty() { "" } else { "(set)" }
+}
+
+/// A host and a port, perhaps with a scheme before them.
+fn is_endpoint(text: &str) -> bool {
+    let plain = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme))
+        .unwrap_or(text);
+    let parts = plain.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn host_name() -> String {
@@ -272,8 +406,24 @@ mod tests {
             refused(&["--segment-bytes", "7"]),
             "SEGMENT_BYTES is 7, must be 33554432 to 1073741824"
         );
-        assert!(refused(&["--etcd", "localhost:2379"]).contains("standalone only"));
+        assert!(refused(&["--etcd", "localhost"]).starts_with("ETCD is localhost, must be HOST:PORT"));
+        assert!(refused(&["--group-size", "3"]).contains("a cluster needs ETCD"));
+        let refused = |arguments: &[&str]| refused(&[&["--etcd", "a:1,b:2"], arguments].concat());
+        assert_eq!(
+            refused(&["--writes", "4"]),
+            "WRITES is 4, must be 1 to GROUP_SIZE"
+        );
+        assert!(refused(&["--refresh-interval", "10"]).contains("less than LEASE_TTL"));
+        assert!(refused(&["--failover-after", "299"]).contains("three times HEARTBEAT_INTERVAL"));
         assert!(refused(&["--node", "a b"]).starts_with("NODE is a b, must be"));
+    }
+
+    #[test]
+    fn a_write_waits_for_the_majority() {
+        let writes = |size: &str| settings(&["--etcd", "a:1", "--group-size", size]).writes();
+        assert_eq!(["1", "2", "3", "4", "5"].map(writes), [1, 2, 2, 3, 3]);
+        assert_eq!(settings(&["--etcd", "a:1"]).group_size(), 3);
+        assert_eq!(settings(&[]).writes(), 1);
     }
 
     #[test]

@@ -67,7 +67,7 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
         "tonic::",
         &[
             "rdb-server/src/api",
-            "rdb-server/src/node/forward",
+            "rdb-server/src/transport",
             "rdb-client/src",
             "rdb-proto/src",
         ],

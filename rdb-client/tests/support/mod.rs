@@ -569,6 +569,7 @@ impl Cluster for Service {
                 writes: 1,
                 seats: vec![seat(0), seat(1)],
             }],
+            warnings: vec![],
             slots: vec![v1::SlotRange {
                 first: 0,
                 last: 511,

@@ -1,34 +1,66 @@
-//! Status in wire form.
+//! Status in wire form: what this node knows, put together with what the others say of themselves.
 
+use super::status::CallError;
+use super::{Api, forward};
+use crate::clock;
+use crate::limits::STATUS_TIMEOUT;
 use crate::node::Handle;
-use crate::node::status::{NamedSeat, Status};
-use rdb_proto::types::GroupId;
+use crate::node::status::{NamedSeat, Status, View};
+use futures::future::join_all;
+use rdb_proto::types::{GroupId, SeatId, Side};
 use rdb_proto::v1;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response};
 
-pub(super) fn status(node: &Handle) -> v1::StatusResponse {
+/// The whole database, as far as nodes answer.
+pub(super) async fn status(
+    api: &Api,
+    request: Request<v1::StatusRequest>,
+) -> Result<v1::StatusResponse, CallError> {
+    let node = &api.node;
     let status = node.status();
+    let own = own(node, &status);
+    if forward::passed_on_for(request.metadata()).is_some() {
+        return Ok(own);
+    }
+    let mut answers = others(api, &status.cluster, request.metadata()).await;
+    answers.insert(0, own);
+    Ok(whole(node, &status, &answers))
+}
+
+/// What each other live node says of itself; those that do not answer soon are left out.
+async fn others(api: &Api, cluster: &View, metadata: &MetadataMap) -> Vec<v1::StatusResponse> {
+    let me = api.node.id();
+    let live = cluster
+        .nodes
+        .iter()
+        .filter(|(node, info)| **node != me && info.is_live);
+    let asked = live.map(async |(_, info)| {
+        let request = forward::pass_on(metadata, &[], v1::StatusRequest {});
+        let mut client = api.peers.cluster(&info.address).ok()?;
+        let answer = clock::within(STATUS_TIMEOUT, client.status(request)).await?;
+        answer.ok().map(Response::into_inner)
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+/// What this node says of itself.
+fn own(node: &Handle, status: &Status) -> v1::StatusResponse {
+    let groups = node.seats().map(|seat| seat.group);
+    let mut groups: Vec<GroupId> = groups.collect();
+    groups.dedup();
     let complaints = status.complaints();
-    let summary = if complaints.is_empty() {
-        format!("healthy: standalone, {} seats take writes", status.seats.len())
-    } else {
-        complaints.join("; ")
-    };
-    let groups: Vec<GroupId> = {
-        let mut groups: Vec<_> = status.seats.iter().map(|seat| seat.id.group).collect();
-        groups.dedup();
-        groups
-    };
     v1::StatusResponse {
         healthy: complaints.is_empty(),
-        summary,
+        summary: complaints.join("; "),
         database: node.database_name().to_owned(),
         database_id: node.database_id().to_string(),
         counter: status.counter.get(),
         resolved: status.resolved.get(),
-        nodes: vec![node_status(node, &status)],
+        nodes: vec![node_status(node, status)],
         groups: groups
             .into_iter()
-            .map(|group| group_status(node, &status, group))
+            .map(|group| group_status(node, status, group))
             .collect(),
         slots: node
             .slots()
@@ -39,6 +71,7 @@ pub(super) fn status(node: &Handle) -> v1::StatusResponse {
                 seat: seat.side.number(),
             })
             .collect(),
+        warnings: status.cluster.warnings.clone(),
     }
 }
 
@@ -57,10 +90,13 @@ fn node_status(node: &Handle, status: &Status) -> v1::NodeStatus {
 
 fn group_status(node: &Handle, status: &Status, group: GroupId) -> v1::GroupStatus {
     let seats = status.seats.iter().filter(|seat| seat.id.group == group);
+    let members = status.cluster.groups.get(&group);
     v1::GroupStatus {
         group: group.0,
-        members: vec![node.id().0],
-        writes: 1,
+        members: members
+            .map(|members| members.members.iter().map(|node| node.0).collect())
+            .unwrap_or_default(),
+        writes: node.writes(),
         seats: seats.map(|seat| seat_status(seat, status)).collect(),
     }
 }
@@ -79,4 +115,140 @@ fn seat_status(seat: &NamedSeat, status: &Status) -> v1::SeatStatus {
         resolved: view.resolved.get(),
         resolved_lag: status.counter.since(view.resolved),
     }
+}
+
+/// This node's answer, with every node and with each seat as its leader sees it.
+fn whole(node: &Handle, status: &Status, answers: &[v1::StatusResponse]) -> v1::StatusResponse {
+    let mut whole = own(node, status);
+    whole.counter = answers
+        .iter()
+        .map(|answer| answer.counter)
+        .max()
+        .unwrap_or_default();
+    whole.resolved = answers
+        .iter()
+        .map(|answer| answer.resolved)
+        .max()
+        .unwrap_or_default();
+    whole.nodes = nodes(node, &status.cluster, answers);
+    for group in &mut whole.groups {
+        group.seats = Side::BOTH
+            .map(|side| {
+                let id = SeatId {
+                    group: GroupId(group.group),
+                    side,
+                };
+                best(id, answers)
+            })
+            .into();
+    }
+    let (lacks, complaints) = (lacking(&whole, status), complaints(&whole, answers));
+    whole.healthy = lacks.is_empty();
+    whole.summary = match (lacks.is_empty(), complaints.is_empty()) {
+        (true, true) if node.is_standalone() => {
+            format!("healthy: standalone, {} seats take writes", status.seats.len())
+        }
+        (true, true) => format!("healthy: {} nodes, every seat takes writes", whole.nodes.len()),
+        (true, false) => format!("every seat takes writes, but {}", complaints.join("; ")),
+        (false, _) => [lacks, complaints].concat().join("; "),
+    };
+    whole
+}
+
+/// Every registered node: as it says itself, or as the coordinator knows it.
+fn nodes(node: &Handle, cluster: &View, answers: &[v1::StatusResponse]) -> Vec<v1::NodeStatus> {
+    let said: Vec<&v1::NodeStatus> = answers.iter().flat_map(|answer| &answer.nodes).collect();
+    if node.is_standalone() {
+        return said.into_iter().cloned().collect();
+    }
+    let known = cluster.nodes.iter().map(|(id, info)| {
+        let own = said.iter().find(|one| one.id == id.0);
+        own.map_or_else(
+            || v1::NodeStatus {
+                name: info.name.clone(),
+                id: id.0,
+                address: info.address.clone(),
+                release: info.release.clone(),
+                live: info.is_live,
+                ..v1::NodeStatus::default()
+            },
+            |own| v1::NodeStatus {
+                live: info.is_live,
+                ..(*own).clone()
+            },
+        )
+    });
+    let mut known: Vec<v1::NodeStatus> = known.collect();
+    known.sort_by(|a, b| a.name.cmp(&b.name));
+    known
+}
+
+/// A seat as the node sees it that knows most: its leader, or who takes it over, or anybody.
+fn best(id: SeatId, answers: &[v1::StatusResponse]) -> v1::SeatStatus {
+    let rank = |seat: &v1::SeatStatus| match seat.state.as_str() {
+        "leading" => 3,
+        "recovering" => 2,
+        "following" => 1,
+        _ => 0,
+    };
+    let seen = answers.iter().flat_map(|answer| {
+        let groups = answer.groups.iter().filter(|group| group.group == id.group.0);
+        groups
+            .flat_map(|group| &group.seats)
+            .filter(|seat| seat.seat == id.side.number())
+    });
+    let best = seen.max_by_key(|seat| (seat.epoch, rank(seat)));
+    best.cloned().unwrap_or_else(|| v1::SeatStatus {
+        seat: id.side.number(),
+        state: "vacant".to_owned(),
+        ..v1::SeatStatus::default()
+    })
+}
+
+/// Why not every seat takes writes.
+fn lacking(whole: &v1::StatusResponse, status: &Status) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if let Some(problem) = &status.cluster.problem {
+        lacks.push(format!("no writes: {problem}"));
+    }
+    for node in whole.nodes.iter().filter(|node| !node.refuses_writes.is_empty()) {
+        lacks.push(format!("{} of node {}", node.refuses_writes, node.name));
+    }
+    for group in &whole.groups {
+        if group.members.is_empty() {
+            lacks.push(format!(
+                "group {} has no members yet: it waits for more nodes",
+                group.group
+            ));
+            continue;
+        }
+        for seat in &group.seats {
+            let name = format!("{}.{}", group.group, seat.seat);
+            match seat.state.as_str() {
+                "leading" => {}
+                "recovering" => lacks.push(format!("seat {name} is being recovered")),
+                "following" => lacks.push(format!("the leader of seat {name} does not answer")),
+                _ => lacks.push(format!("seat {name} has no leader")),
+            }
+        }
+    }
+    lacks
+}
+
+/// What is wrong although every seat takes writes.
+fn complaints(whole: &v1::StatusResponse, answers: &[v1::StatusResponse]) -> Vec<String> {
+    let is_heard = |id: u64| {
+        answers
+            .iter()
+            .any(|answer| answer.nodes.iter().any(|node| node.id == id))
+    };
+    whole
+        .nodes
+        .iter()
+        .filter_map(|node| match (node.live, is_heard(node.id)) {
+            (false, _) => Some(format!("node {} is not live", node.name)),
+            (true, false) => Some(format!("node {} does not answer", node.name)),
+            (true, true) => None,
+        })
+        .collect()
 }

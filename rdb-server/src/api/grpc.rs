@@ -49,6 +49,7 @@ pub async fn serve(
         .add_service(api.data())
         .add_service(api.changes())
         .add_service(api.cluster())
+        .add_service(node.member_service())
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

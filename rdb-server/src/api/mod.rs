@@ -1,7 +1,9 @@
 //! The gRPC and HTTP surfaces: wire types to words and back. Nothing is decided here.
 
+mod append_stream;
 mod cluster;
 mod connections;
+mod forward;
 pub mod grpc;
 pub mod http;
 mod read;
@@ -12,6 +14,7 @@ mod write;
 
 use crate::node::Handle;
 use crate::node::telemetry::Method;
+use forward::Peers;
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::v1;
 use rdb_proto::v1::changes_server::{Changes, ChangesServer};
@@ -23,12 +26,16 @@ use tonic::{Request, Response, Status, Streaming};
 #[derive(Debug, Clone)]
 pub struct Api {
     node: Handle,
+    peers: Peers,
 }
 
 impl Api {
     /// Serves this node.
-    pub const fn new(node: Handle) -> Self {
-        Self { node }
+    pub fn new(node: Handle) -> Self {
+        Self {
+            node,
+            peers: Peers::default(),
+        }
     }
 
     /// Keys.
@@ -65,25 +72,23 @@ impl Api {
 #[tonic::async_trait]
 impl Data for Api {
     async fn write(&self, request: Request<v1::WriteRequest>) -> Result<Response<v1::WriteResponse>, Status> {
-        self.call(Method::Write, write::write(&self.node, request.into_inner()))
-            .await
+        self.call(Method::Write, write::write(self, request)).await
     }
 
     async fn append(
         &self,
         request: Request<v1::AppendRequest>,
     ) -> Result<Response<v1::AppendResponse>, Status> {
-        self.call(Method::Append, write::append(&self.node, request.into_inner()))
-            .await
+        self.call(Method::Append, write::append(self, request)).await
     }
 
-    type AppendStreamStream = write::AppendAnswers;
+    type AppendStreamStream = append_stream::AppendAnswers;
 
     async fn append_stream(
         &self,
         request: Request<Streaming<v1::AppendRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
-        let stream = async { Ok(write::append_stream(&self.node, request.into_inner())) };
+        let stream = async { Ok(append_stream::append_stream(self, request)) };
         self.call(Method::AppendStream, stream).await
     }
 
@@ -91,13 +96,11 @@ impl Data for Api {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
-        self.call(Method::Delete, write::delete(&self.node, request.into_inner()))
-            .await
+        self.call(Method::Delete, write::delete(self, request)).await
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadResponse>, Status> {
-        self.call(Method::Read, read::read(&self.node, request.into_inner()))
-            .await
+        self.call(Method::Read, read::read(self, request)).await
     }
 
     type HistoryStream = read::History;
@@ -106,19 +109,14 @@ impl Data for Api {
         &self,
         request: Request<v1::HistoryRequest>,
     ) -> Result<Response<Self::HistoryStream>, Status> {
-        self.call(Method::History, read::history(&self.node, request.into_inner()))
-            .await
+        self.call(Method::History, read::history(self, request)).await
     }
 
     async fn list_keys(
         &self,
         request: Request<v1::ListKeysRequest>,
     ) -> Result<Response<v1::ListKeysResponse>, Status> {
-        self.call(
-            Method::ListKeys,
-            read::list_keys(&self.node, request.into_inner()),
-        )
-        .await
+        self.call(Method::ListKeys, read::list_keys(self, request)).await
     }
 }
 
@@ -130,11 +128,8 @@ impl Changes for Api {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        self.call(
-            Method::Subscribe,
-            subscribe::subscribe(&self.node, request.into_inner()),
-        )
-        .await
+        self.call(Method::Subscribe, subscribe::subscribe(self, request))
+            .await
     }
 }
 
@@ -142,9 +137,8 @@ impl Changes for Api {
 impl Cluster for Api {
     async fn status(
         &self,
-        _request: Request<v1::StatusRequest>,
+        request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        let status = async { Ok(cluster::status(&self.node)) };
-        self.call(Method::Status, status).await
+        self.call(Method::Status, cluster::status(self, request)).await
     }
 }

@@ -1,25 +1,47 @@
 //! Read, history and key listing.
 
 use super::status::CallError;
-use crate::node::{At, Handle, HistoryRange, KeyRange};
-use futures::Stream;
+use super::{Api, forward};
+use crate::node::{At, HistoryRange, KeyRange, KeyState, Need, Route};
+use futures::future::try_join_all;
+use futures::{Stream, StreamExt as _};
 use rdb_proto::limits::{KEY_BYTES_MAX, LIST_KEYS_PAGE_MAX};
-use rdb_proto::types::{Collection, FieldError, KeyName, Seq, Version};
+use rdb_proto::types::{Collection, FieldError, Key, KeyName, SeatId, Seq, Version};
 use rdb_proto::v1;
+use std::collections::BTreeMap;
 use std::pin::Pin;
-use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
 
-pub(super) async fn read(node: &Handle, request: v1::ReadRequest) -> Result<v1::ReadResponse, CallError> {
+pub(super) async fn read(
+    api: &Api,
+    request: Request<v1::ReadRequest>,
+) -> Result<v1::ReadResponse, CallError> {
+    let (metadata, _, request) = request.into_parts();
     let name = KeyName::new(&request.collection, &request.key)?;
     let at = match request.at_seq {
         Some(seq) => At::Seq(Seq(seq)),
         None => at(request.consistency)?,
     };
-    let found = node.read(&name, at).await?;
+    if let (seat, Route::There { address, .. }) = forward::route(&api.node, &metadata, &name, need(at))? {
+        let request = forward::pass_on(&metadata, &[seat], request);
+        let answer = api.peers.data(&address)?.read(request).await;
+        let answer = answer.map_err(|status| forward::read_failed(status, seat))?;
+        return Ok(answer.into_inner());
+    }
+    let found = api.node.read(&name, at).await?;
     Ok(v1::ReadResponse {
         event: found.encoded,
         as_of_seq: found.as_of.get(),
     })
+}
+
+/// Who can answer a read of this kind.
+const fn need(at: At) -> Need {
+    match at {
+        At::Latest => Need::Leader,
+        At::Local | At::Seq(_) => Need::Member,
+    }
 }
 
 fn at(consistency: i32) -> Result<At, FieldError> {
@@ -35,7 +57,9 @@ fn at(consistency: i32) -> Result<At, FieldError> {
 
 pub(super) type History = Pin<Box<dyn Stream<Item = Result<v1::HistoryResponse, Status>> + Send>>;
 
-pub(super) async fn history(node: &Handle, request: v1::HistoryRequest) -> Result<History, CallError> {
+pub(super) async fn history(api: &Api, request: Request<v1::HistoryRequest>) -> Result<History, CallError> {
+    let (metadata, _, request) = request.into_parts();
+    let at = at(request.consistency)?;
     let range = HistoryRange {
         name: KeyName::new(&request.collection, &request.key)?,
         from: Version(request.from_version),
@@ -46,7 +70,17 @@ pub(super) async fn history(node: &Handle, request: v1::HistoryRequest) -> Resul
             request.limit
         },
     };
-    let pages = node.history(range, at(request.consistency)?).await?;
+    if let (seat, Route::There { address, .. }) = forward::route(&api.node, &metadata, &range.name, need(at))?
+    {
+        let request = forward::pass_on(&metadata, &[seat], request);
+        let answer = api.peers.data(&address)?.history(request).await;
+        let pages = answer.map_err(|status| forward::read_failed(status, seat))?;
+        let told = move |page: Result<_, Status>| {
+            page.map_err(|status| Status::from(forward::read_failed(status, seat)))
+        };
+        return Ok(Box::pin(pages.into_inner().map(told)));
+    }
+    let pages = api.node.history(range, at).await?;
     Ok(Box::pin(futures::stream::unfold(Some(pages), async |pages| {
         let mut pages = pages?;
         match pages.next_page() {
@@ -58,9 +92,10 @@ pub(super) async fn history(node: &Handle, request: v1::HistoryRequest) -> Resul
 }
 
 pub(super) async fn list_keys(
-    node: &Handle,
-    request: v1::ListKeysRequest,
+    api: &Api,
+    request: Request<v1::ListKeysRequest>,
 ) -> Result<v1::ListKeysResponse, CallError> {
+    let (metadata, _, request) = request.into_parts();
     FieldError::check_limit("prefix", request.prefix.len(), KEY_BYTES_MAX, "bytes")?;
     FieldError::check_limit("after", request.after.len(), KEY_BYTES_MAX, "bytes")?;
     let asked = usize::try_from(request.limit).unwrap_or(usize::MAX);
@@ -68,19 +103,23 @@ pub(super) async fn list_keys(
     let limit = if asked == 0 { LIST_KEYS_PAGE_MAX } else { asked };
     let range = KeyRange {
         collection: Collection::new(&request.collection)?,
-        prefix: request.prefix,
-        after: request.after,
+        prefix: request.prefix.clone(),
+        after: request.after.clone(),
         // One more than the page holds tells whether there is another page.
         limit: limit.saturating_add(1),
     };
-    let mut keys = node.keys(range, at(request.consistency)?).await?;
+    let at = at(request.consistency)?;
+    let mut keys = match forward::passed_on_for(&metadata) {
+        Some(seats) => api.node.keys(&range, seats, at).await?,
+        None => keys_everywhere(api, (&metadata, &request), &range, at).await?,
+    };
     let has_more = keys.len() > limit;
     keys.truncate(limit);
     let next_after = match keys.last() {
         Some((key, _)) if has_more => key.as_str().to_owned(),
         Some(_) | None => String::new(),
     };
-    let to_wire = |(key, state): (rdb_proto::types::Key, crate::node::KeyState)| v1::KeyInfo {
+    let to_wire = |(key, state): (Key, KeyState)| v1::KeyInfo {
         key: key.as_str().to_owned(),
         version: state.version.get(),
         seq: state.seq.get(),
@@ -90,4 +129,41 @@ pub(super) async fn list_keys(
         keys: keys.into_iter().map(to_wire).collect(),
         next_after,
     })
+}
+
+/// Keys of every seat: each is asked where it can be, all at once, and the lists are merged.
+async fn keys_everywhere(
+    api: &Api,
+    (metadata, request): (&MetadataMap, &v1::ListKeysRequest),
+    range: &KeyRange,
+    at: At,
+) -> Result<Vec<(Key, KeyState)>, CallError> {
+    let mut here = Vec::new();
+    let mut there: BTreeMap<String, Vec<SeatId>> = BTreeMap::new();
+    for seat in api.node.seats() {
+        match api.node.route(seat, need(at))? {
+            Route::Here => here.push(seat),
+            Route::There { address, .. } => there.entry(address).or_default().push(seat),
+        }
+    }
+    let mut keys = api.node.keys(range, here, at).await?;
+    let asked = there.iter().map(async |(address, seats)| {
+        let request = forward::pass_on(metadata, seats, request.clone());
+        let answer = api.peers.data(address)?.list_keys(request).await;
+        answer.map_err(|status| forward::reads_failed(status, seats))
+    });
+    for answer in try_join_all(asked).await? {
+        let found = answer.into_inner().keys.into_iter().map(|info| {
+            let state = KeyState {
+                version: Version(info.version),
+                seq: Seq(info.seq),
+                is_deleted: info.deleted,
+            };
+            Ok((Key::new(&info.key)?, state))
+        });
+        keys.extend(found.collect::<Result<Vec<_>, FieldError>>()?);
+    }
+    keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    keys.truncate(range.limit);
+    Ok(keys)
 }

@@ -15,6 +15,8 @@ pub(crate) enum CallError {
     Field(FieldError),
     /// The node said no.
     Node(NodeError),
+    /// Another node said no, with a reason.
+    Forwarded(Box<Status>),
 }
 
 impl From<FieldError> for CallError {
@@ -31,8 +33,9 @@ impl From<NodeError> for CallError {
 
 impl CallError {
     /// Why.
-    pub(crate) const fn reason(&self) -> Reason {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
+            Self::Forwarded(status) => reason_of(status).unwrap_or(Reason::Bug),
             Self::Field(FieldError::Limit { .. }) => Reason::LimitExceeded,
             Self::Field(FieldError::Invalid { .. }) => Reason::FieldInvalid,
             Self::Node(error) => error.reason(),
@@ -43,6 +46,7 @@ impl CallError {
         match self {
             Self::Field(error) => error.to_string(),
             Self::Node(error) => error.to_string(),
+            Self::Forwarded(status) => status.message().to_owned(),
         }
     }
 
@@ -63,6 +67,10 @@ impl CallError {
             ]),
             Self::Field(FieldError::Invalid { field, .. }) => named(vec![("field", (*field).to_owned())]),
             Self::Node(error) => named(error.metadata()),
+            Self::Forwarded(status) => status
+                .get_details_error_info()
+                .map(|info| info.metadata)
+                .unwrap_or_default(),
         }
     }
 
@@ -75,6 +83,14 @@ impl CallError {
             metadata: self.metadata().into_iter().collect(),
         }
     }
+}
+
+/// The reason that a status of another node names.
+pub(crate) fn reason_of(status: &Status) -> Option<Reason> {
+    let info = status.get_details_error_info()?;
+    (info.domain == DOMAIN)
+        .then(|| Reason::from_name(&info.reason))
+        .flatten()
 }
 
 impl From<CallError> for Status {

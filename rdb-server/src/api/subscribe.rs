@@ -1,9 +1,10 @@
 //! The change stream: the subscription's messages in wire form.
 
 use super::status::CallError;
+use super::{Api, forward};
 use crate::limits::SUBSCRIPTIONS_MAX;
-use crate::node::{Filter, Handle, Message, NodeError, Start, Subscription};
-use futures::Stream;
+use crate::node::{Filter, Handle, Message, NodeError, Route, Start, Subscription};
+use futures::{Stream, StreamExt as _};
 use rdb_proto::convert;
 use rdb_proto::limits::{
     COLLECTION_BYTES_MAX, FILTER_VALUES_MAX, KEY_BYTES_MAX, TAG_BYTES_MAX, TYPE_BYTES_MAX,
@@ -12,14 +13,28 @@ use rdb_proto::types::{FieldError, Seq};
 use rdb_proto::v1;
 use rdb_proto::v1::subscribe_response::Message as WireMessage;
 use std::pin::Pin;
-use tonic::Status;
+use tonic::{Request, Status};
 
 pub(super) type ChangeStream = Pin<Box<dyn Stream<Item = Result<v1::SubscribeResponse, Status>> + Send>>;
 
 pub(super) async fn subscribe(
-    node: &Handle,
-    request: v1::SubscribeRequest,
+    api: &Api,
+    request: Request<v1::SubscribeRequest>,
 ) -> Result<ChangeStream, CallError> {
+    let (metadata, _, request) = request.into_parts();
+    let node = &api.node;
+    if forward::passed_on_for(&metadata).is_none()
+        && let Route::There { address, .. } = node.route_to_all()?
+    {
+        let seats: Vec<_> = node.seats().collect();
+        let request = forward::pass_on(&metadata, &seats, request);
+        let answer = api.peers.changes(&address)?.subscribe(request).await;
+        let changes = answer.map_err(|status| forward::reads_failed(status, &seats))?;
+        let told = move |change: Result<_, Status>| {
+            change.map_err(|status| Status::from(forward::reads_failed(status, &seats)))
+        };
+        return Ok(Box::pin(changes.into_inner().map(told)));
+    }
     let start = match request.start {
         None => Start::After(Seq::ZERO),
         Some(v1::subscribe_request::Start::AfterSeq(seq)) => Start::After(Seq(seq)),

@@ -17,7 +17,7 @@ pub struct Marks {
 #[derive(Debug, Default)]
 struct SeatMarks {
     commit: AtomicU64,
-    mark: AtomicU64,
+    mark: watch::Sender<Seq>,
 }
 
 impl Marks {
@@ -39,16 +39,16 @@ impl Marks {
     /// Notes the seat's mark, valid once the commit index given before it is visible.
     pub fn resolve(&self, seat: usize, mark: Seq) {
         if let Some(seat) = self.seats.get(seat) {
-            seat.mark.fetch_max(mark.get(), Ordering::AcqRel);
+            seat.mark.send_if_modified(|known| {
+                let is_later = mark > *known;
+                *known = mark.max(*known);
+                is_later
+            });
         }
         // Looked up under the lock: of two seats that move at once, the later one sees both.
         self.database.send_if_modified(|mark| {
-            let lowest = self
-                .seats
-                .iter()
-                .map(|seat| seat.mark.load(Ordering::Acquire))
-                .min();
-            let lowest = Seq(lowest.unwrap_or_default());
+            let lowest = self.seats.iter().map(|seat| *seat.mark.borrow()).min();
+            let lowest = lowest.unwrap_or_default();
             let is_later = lowest > *mark;
             *mark = lowest.max(*mark);
             is_later
@@ -65,6 +65,14 @@ impl Marks {
     /// No event at or below this seq is still to come.
     pub fn resolved(&self) -> Seq {
         *self.database.borrow()
+    }
+
+    /// Follows the mark of the seat at this position; one that is over when there is no such seat.
+    pub fn watch_seat(&self, seat: usize) -> watch::Receiver<Seq> {
+        let gone = || watch::channel(Seq::ZERO).1;
+        self.seats
+            .get(seat)
+            .map_or_else(gone, |seat| seat.mark.subscribe())
     }
 
     /// Follows the database's mark.

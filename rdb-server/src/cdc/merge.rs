@@ -253,7 +253,7 @@ mod tests {
                 let path = directory.path().join(seat.to_string());
                 let settings = LogSettings::default();
                 let (log, _) = SeatLog::open(&path, Uuid::from_u128(1), seat, settings, on_event).unwrap();
-                log.promise(EPOCH);
+                log.promise(EPOCH, 1);
                 let entries = (2..)
                     .zip(entries)
                     .map(|(index, &(seq, count))| entry(index, seq, count));

@@ -5,16 +5,16 @@
 //! mode): a number above them may be handed out again after a crash, so no resolved mark may ever pass it. It was
 //! never acknowledged and never shown, because both wait for the log.
 
-use super::{Allocation, CoordinationError, Coordinator, Granted};
+use super::{Allocation, CoordinationError, Coordinator, Granted, NodeInfo, SeatKey, View};
 use crate::clock;
 use async_trait::async_trait;
-use rdb_proto::types::{Epoch, Membership, NodeId, SeatId, Seq, Timestamp};
+use rdb_proto::types::{Epoch, GroupId, Membership, NodeId, SeatId, Seq, Side, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// Format of the state file that this release reads and writes.
@@ -70,6 +70,8 @@ pub struct EmbeddedCoordinator {
     state: Mutex<State>,
     counter: Mutex<Counter>,
     durable: watch::Sender<Seq>,
+    /// Leader keys live as long as the process, as those in etcd live as long as its lease.
+    view: watch::Sender<Arc<View>>,
 }
 
 impl EmbeddedCoordinator {
@@ -101,9 +103,11 @@ impl EmbeddedCoordinator {
         if let Some(error) = config.differs(&state.config) {
             return Err(error);
         }
+        let node_id = NodeId(state.node_id);
         Ok(Self {
             path,
-            node_id: NodeId(state.node_id),
+            node_id,
+            view: watch::Sender::new(Arc::new(standing_alone(config, node_id))),
             state: Mutex::new(state),
             counter: Mutex::new(Counter {
                 last: Seq::ZERO,
@@ -121,6 +125,66 @@ impl EmbeddedCoordinator {
         counter.time = counter.time.max(last_time);
         drop(counter);
         self.note_durable(last_seq);
+    }
+
+    fn key(&self, seat: SeatId) -> SeatKey {
+        self.view.borrow().seats.get(&seat).copied().unwrap_or_default()
+    }
+
+    /// Grants the next epoch, durably; the state is locked, so the key is as it was compared.
+    fn grant(&self, state: &mut State, seat: SeatId, above: Epoch) -> Result<Granted, CoordinationError> {
+        let granted = state.epochs.get(&seat.to_string()).copied().unwrap_or(0);
+        let number = Seq(granted.max(above.number)).next().get();
+        state.epochs.insert(seat.to_string(), number);
+        write(&self.path, state)?;
+        let epoch = Epoch {
+            number,
+            node: self.node_id,
+        };
+        self.show(seat, Some(epoch), None);
+        Ok(Granted {
+            epoch,
+            membership: alone(self.node_id),
+        })
+    }
+
+    fn show(&self, seat: SeatId, holder: Option<Epoch>, successor: Option<NodeId>) {
+        self.view.send_modify(|view| {
+            let key = Arc::make_mut(view).seats.entry(seat).or_default();
+            let revision = key.revision.saturating_add(1);
+            *key = SeatKey {
+                holder,
+                successor,
+                revision,
+            };
+        });
+    }
+}
+
+fn alone(node: NodeId) -> Membership {
+    Membership {
+        number: 1,
+        members: vec![node],
+        previous: Vec::new(),
+    }
+}
+
+/// One node, a member of every group, and nobody in the seats.
+fn standing_alone(config: &Config, node: NodeId) -> View {
+    let groups = || (0..config.shard_groups).map(GroupId);
+    let seats = groups().flat_map(|group| Side::BOTH.map(|side| SeatId { group, side }));
+    View {
+        nodes: BTreeMap::from([(
+            node,
+            NodeInfo {
+                is_live: true,
+                ..NodeInfo::default()
+            },
+        )]),
+        groups: groups().map(|group| (group, alone(node))).collect(),
+        seats: seats.map(|seat| (seat, SeatKey::default())).collect(),
+        controller: Some(node),
+        ..View::default()
     }
 }
 
@@ -172,24 +236,47 @@ impl Coordinator for EmbeddedCoordinator {
         self.node_id
     }
 
-    async fn campaign(&self, seat: SeatId, seen: Epoch) -> Result<Granted, CoordinationError> {
+    fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    async fn campaign(
+        &self,
+        seat: SeatId,
+        above: Epoch,
+        revision: u64,
+    ) -> Result<Option<Granted>, CoordinationError> {
         let mut state = lock(&self.state);
-        let granted = state.epochs.get(&seat.to_string()).copied().unwrap_or(0);
-        let number = Seq(granted.max(seen.number)).next().get();
-        state.epochs.insert(seat.to_string(), number);
-        write(&self.path, &state)?;
-        let membership = Membership {
-            number: 1,
-            members: vec![self.node_id],
-            previous: Vec::new(),
-        };
-        Ok(Granted {
-            epoch: Epoch {
-                number,
-                node: self.node_id,
-            },
-            membership,
-        })
+        if self.key(seat).revision != revision {
+            return Ok(None);
+        }
+        self.grant(&mut state, seat, above).map(Some)
+    }
+
+    async fn raise(
+        &self,
+        seat: SeatId,
+        epoch: Epoch,
+        above: Epoch,
+    ) -> Result<Option<Granted>, CoordinationError> {
+        let mut state = lock(&self.state);
+        if self.key(seat).holder != Some(epoch) {
+            return Ok(None);
+        }
+        self.grant(&mut state, seat, above).map(Some)
+    }
+
+    async fn give_up(
+        &self,
+        seat: SeatId,
+        epoch: Epoch,
+        successor: Option<NodeId>,
+    ) -> Result<(), CoordinationError> {
+        let _state = lock(&self.state);
+        if self.key(seat).holder == Some(epoch) {
+            self.show(seat, None, successor);
+        }
+        Ok(())
     }
 
     async fn allocate(&self, count: u64) -> Result<Allocation, CoordinationError> {
@@ -208,6 +295,8 @@ impl Coordinator for EmbeddedCoordinator {
         self.durable.subscribe()
     }
 
+    async fn close(&self) {}
+
     fn note_durable(&self, seq: Seq) {
         self.durable.send_if_modified(|durable| {
             let is_later = seq > *durable;
@@ -220,7 +309,6 @@ impl Coordinator for EmbeddedCoordinator {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdb_proto::types::{GroupId, Side};
 
     const SEAT: SeatId = SeatId {
         group: GroupId(0),
@@ -247,7 +335,7 @@ mod tests {
         let error = EmbeddedCoordinator::open(directory.path(), &config(2), false).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "SHARD_GROUPS is 2, but the data directory was made with 1"
+            "SHARD_GROUPS is 2, but the database was made with 1"
         );
     }
 
@@ -271,19 +359,32 @@ mod tests {
     #[tokio::test]
     async fn an_epoch_is_granted_once_over_all_starts() {
         let directory = tempfile::tempdir().unwrap();
-        let first = open(directory.path(), 0)
-            .campaign(SEAT, Epoch::ZERO)
-            .await
-            .unwrap()
-            .epoch;
+        let first = open(directory.path(), 0);
+        let first = first.campaign(SEAT, Epoch::ZERO, 0).await.unwrap().unwrap();
         let coordinator = open(directory.path(), 0);
-        let second = coordinator.campaign(SEAT, Epoch::ZERO).await.unwrap().epoch;
-        assert!(second > first);
+        let second = coordinator.campaign(SEAT, Epoch::ZERO, 0).await.unwrap().unwrap();
+        assert!(second.epoch > first.epoch);
         let seen = Epoch {
             number: 9,
             node: NodeId(7),
         };
-        assert_eq!(coordinator.campaign(SEAT, seen).await.unwrap().epoch.number, 10);
+        let raised = coordinator.raise(SEAT, second.epoch, seen).await.unwrap();
+        assert_eq!(raised.unwrap().epoch.number, 10);
+        let late = coordinator.raise(SEAT, second.epoch, seen).await.unwrap();
+        assert_eq!(late, None, "it holds the seat under another epoch");
+    }
+
+    #[tokio::test]
+    async fn an_election_compares_the_key_and_shows_the_holder() {
+        let directory = tempfile::tempdir().unwrap();
+        let coordinator = open(directory.path(), 0);
+        let key = || coordinator.view().borrow().seats[&SEAT];
+        let won = coordinator.campaign(SEAT, Epoch::ZERO, 0).await.unwrap().unwrap();
+        assert_eq!(key().holder, Some(won.epoch));
+        assert_eq!(coordinator.campaign(SEAT, Epoch::ZERO, 0).await.unwrap(), None);
+        coordinator.give_up(SEAT, won.epoch, None).await.unwrap();
+        assert_eq!(key().holder, None);
+        assert!(key().revision > 1, "each change shows");
     }
 
     #[tokio::test]

@@ -1,12 +1,17 @@
 //! Who leads, who lives, and which number is next. Knows nothing of logs.
 //!
-//! [`Coordinator`] is the boundary. [`embedded`] implements it for a standalone node.
+//! [`Coordinator`] is the boundary. [`embedded`] implements it for a standalone node, [`etcd`] for a cluster.
 
 pub mod embedded;
+pub mod etcd;
+mod view;
+
+pub use view::{NodeInfo, SeatKey, View};
 
 use async_trait::async_trait;
 use rdb_proto::types::{Epoch, Membership, NodeId, SeatId, Seq, Timestamp};
 use std::path::PathBuf;
+use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -34,11 +39,43 @@ pub trait Coordinator: Send + Sync + std::fmt::Debug {
     /// This node, under the id that the coordinator knows it by.
     fn node_id(&self) -> NodeId;
 
-    /// Stands for a seat. The epoch granted is above `seen`, the highest that the member has on disk.
+    /// Follows what the coordinator decides.
+    fn view(&self) -> watch::Receiver<Arc<View>>;
+
+    /// Runs the election of a seat: IF its leader key is at `revision` THEN this node holds it, under the next epoch
+    /// number, which exceeds `above`. `None` when the key had changed: the view will tell.
     ///
     /// # Errors
     /// [`CoordinationError`]; the seat may have been granted all the same, under an epoch never to be used.
-    async fn campaign(&self, seat: SeatId, seen: Epoch) -> Result<Granted, CoordinationError>;
+    async fn campaign(
+        &self,
+        seat: SeatId,
+        above: Epoch,
+        revision: u64,
+    ) -> Result<Option<Granted>, CoordinationError>;
+
+    /// Raises the epoch of a seat that this node holds under `epoch`, above `above`; `None` when it does not hold it
+    /// any more.
+    ///
+    /// # Errors
+    /// [`CoordinationError`]; the epoch may have been raised all the same.
+    async fn raise(
+        &self,
+        seat: SeatId,
+        epoch: Epoch,
+        above: Epoch,
+    ) -> Result<Option<Granted>, CoordinationError>;
+
+    /// Gives a seat up, IF this node still holds it under `epoch`; others let `successor` stand first.
+    ///
+    /// # Errors
+    /// [`CoordinationError`]; it may have been given up all the same.
+    async fn give_up(
+        &self,
+        seat: SeatId,
+        epoch: Epoch,
+        successor: Option<NodeId>,
+    ) -> Result<(), CoordinationError>;
 
     /// Takes exactly `count` numbers.
     ///
@@ -55,6 +92,10 @@ pub trait Coordinator: Send + Sync + std::fmt::Debug {
 
     /// Tells that an event with this seq is durable on this node.
     fn note_durable(&self, seq: Seq);
+
+    /// Ends what the coordinator does in the background, and tells the others that this node is gone. Seats that it
+    /// still holds are vacant then.
+    async fn close(&self);
 }
 
 /// Why the coordinator did not do something.
@@ -70,7 +111,7 @@ pub enum CoordinationError {
         source: std::io::Error,
     },
     /// The database was made with other settings.
-    #[error("{variable} is {actual}, but the data directory was made with {expected}")]
+    #[error("{variable} is {actual}, but the database was made with {expected}")]
     SettingsDiffer {
         /// The variable.
         variable: &'static str,
@@ -78,6 +119,55 @@ pub enum CoordinationError {
         actual: String,
         /// Its value then.
         expected: String,
+    },
+    /// A call to etcd failed, or was not answered in time.
+    #[error("etcd does not answer for {what}: {why}")]
+    Unavailable {
+        /// What was asked for.
+        what: &'static str,
+        /// What the client says.
+        why: String,
+    },
+    /// This node's lease lapsed; another one is being taken.
+    #[error("this node holds no lease in etcd at the moment")]
+    NoLease,
+    /// A value in etcd is not what this release writes.
+    #[error("the value of {key} in etcd cannot be read: {problem}")]
+    Malformed {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A live node has the name.
+    #[error(
+        "NODE is {name}, but a live node with another data directory has that name: give each node its own, or wait \
+         for LEASE_TTL after its end"
+    )]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
+    /// This node's clock is far behind those of the others.
+    #[error(
+        "the clock of this node is {seconds} s behind the time of the last event: set it, for example with NTP"
+    )]
+    ClockOff {
+        /// By how much.
+        seconds: u64,
+    },
+    /// etcd is in an older state than this node has seen: it was restored from a backup, or wiped.
+    #[error(
+        "etcd went back: {what} was {seen} and is {found}; numbers would be given out twice, so none are taken. Was \
+         etcd restored from a backup?"
+    )]
+    RolledBack {
+        /// What went back.
+        what: &'static str,
+        /// What this node has seen.
+        seen: u64,
+        /// What is there.
+        found: u64,
     },
     /// Its state is not what this release writes.
     #[error("coordinator state {path} cannot be read: {problem}")]
@@ -87,4 +177,33 @@ pub enum CoordinationError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl CoordinationError {
+    /// The same error for another one who waits; what only a start can meet is told as it reads.
+    fn again(&self) -> Self {
+        match self {
+            Self::Unavailable { what, why } => Self::Unavailable {
+                what,
+                why: why.clone(),
+            },
+            Self::NoLease => Self::NoLease,
+            Self::Malformed { key, problem } => Self::Malformed {
+                key: key.clone(),
+                problem: problem.clone(),
+            },
+            Self::ClockOff { seconds } => Self::ClockOff { seconds: *seconds },
+            Self::RolledBack { what, seen, found } => Self::RolledBack {
+                what,
+                seen: *seen,
+                found: *found,
+            },
+            Self::NameTaken { .. } | Self::Io { .. } | Self::SettingsDiffer { .. } | Self::State { .. } => {
+                Self::Unavailable {
+                    what: "numbers",
+                    why: self.to_string(),
+                }
+            }
+        }
+    }
 }

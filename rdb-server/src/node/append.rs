@@ -32,7 +32,7 @@ impl Handle {
         let permit = Arc::clone(&self.shared.in_flight)
             .try_acquire_many_owned(weight(&append))
             .map_err(|_full| NodeError::Overloaded("the budget of bytes in flight"))?;
-        let (seat, command, pending) = self.prepare(append, permit);
+        let (seat, command, pending) = self.prepare(append, permit)?;
         seat.commands
             .try_send(command)
             .map_err(|error| not_taken(&error))?;
@@ -49,7 +49,7 @@ impl Handle {
             .acquire_many_owned(weight(&append))
             .await
             .map_err(|_closed| NodeError::ShuttingDown)?;
-        let (seat, command, pending) = self.prepare(append, permit);
+        let (seat, command, pending) = self.prepare(append, permit)?;
         seat.commands
             .send(command)
             .await
@@ -57,8 +57,13 @@ impl Handle {
         Ok(pending)
     }
 
-    fn prepare(&self, append: Append, permit: OwnedSemaphorePermit) -> (&SeatHandle, Command, PendingAppend) {
-        let seat = self.seat_of(append.name.slot());
+    fn prepare(
+        &self,
+        append: Append,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(Arc<SeatHandle>, Command, PendingAppend), NodeError> {
+        let id = self.seat_of(append.name.slot());
+        let seat = self.member(id).ok_or(NodeError::NotHere(id))?;
         let (reply, outcome) = oneshot::channel();
         let pending = PendingAppend {
             outcome,
@@ -67,15 +72,12 @@ impl Handle {
             expect: append.expect,
             event_ids: append.events.iter().map(|event| event.event_id).collect(),
         };
-        (
-            seat,
-            Command::Append(AppendCommand {
-                append,
-                reply,
-                permit,
-            }),
-            pending,
-        )
+        let command = Command::Append(AppendCommand {
+            append,
+            reply,
+            permit,
+        });
+        Ok((seat, command, pending))
     }
 }
 

@@ -44,6 +44,12 @@ pub enum NodeError {
         /// Why it does not.
         refusal: Refusal,
     },
+    /// This node has no member of the seat.
+    #[error("seat {0} has no member on this node")]
+    NotHere(SeatId),
+    /// The address that another node gave cannot be one.
+    #[error("another node says that it is reached at {0:?}, which is no address")]
+    Address(String),
     /// The events were appended, and it is not known whether they stay.
     #[error("the outcome of event {0} is not known: the seat was lost before it was committed")]
     Unknown(EventId),
@@ -120,6 +126,12 @@ impl std::fmt::Display for Why<'_> {
 }
 
 impl NodeError {
+    /// Nobody leads the seat, as far as this node knows.
+    pub const fn vacant(seat: SeatId) -> Self {
+        let refusal = Refusal::NotLeader { leader: None };
+        Self::Refused { seat, refusal }
+    }
+
     /// The reason that the client is told.
     pub const fn reason(&self) -> Reason {
         match self {
@@ -143,6 +155,7 @@ impl NodeError {
                 refusal: Refusal::NoNumbers,
                 ..
             } => Reason::CoordinatorAway,
+            Self::NotHere(_) | Self::Address(_) => Reason::NotMember,
             Self::Unknown(_) => Reason::OutcomeUnknown,
             Self::Overloaded(_)
             | Self::Refused {
@@ -187,7 +200,8 @@ impl NodeError {
                 seat,
                 refusal: Refusal::Overloaded,
             } => overloaded(format!("seat {seat}")),
-            Self::Refused { seat, .. } => vec![("seat", seat.to_string())],
+            Self::Refused { seat, .. } | Self::NotHere(seat) => vec![("seat", seat.to_string())],
+            Self::Address(address) => vec![("address", address.clone())],
             Self::Overloaded(queue) => overloaded((*queue).to_owned()),
             Self::DiskFull { path, free_bytes } => {
                 vec![

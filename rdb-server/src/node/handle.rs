@@ -1,9 +1,10 @@
 //! What the surfaces hold: the node's seats and what they share. What is asked of it stands in [`super::append`],
-//! [`super::read`] and [`super::slots`].
+//! [`super::read`], [`super::route`] and [`super::slots`].
 
-use super::Rooms;
 use super::error::NodeError;
+use super::members::{Members, SeatMap};
 use super::seat_driver::Command;
+use super::standing;
 use super::status::{NamedSeat, SeatState, SeatView, Status};
 use super::tasks::Tasks;
 use super::telemetry::Telemetry;
@@ -13,6 +14,8 @@ use crate::coordination::Coordinator;
 use crate::limits::IN_FLIGHT_BYTES_MAX;
 use crate::settings::Settings;
 use crate::storage::{DataDir, KeyIndex, LogReader};
+use crate::transport::{MemberService, Transport};
+use rdb_proto::member::member_server::MemberServer;
 use rdb_proto::types::{LogIndex, NodeId, SeatId};
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,6 +35,25 @@ pub(super) struct SeatHandle {
     pub(super) log: LogReader,
 }
 
+impl SeatHandle {
+    /// Has the seat given to another live member, and waits until it is.
+    pub(super) async fn hand_over(&self, node: &Handle) {
+        let is_led = |view: &SeatView| matches!(view.state, SeatState::Leading | SeatState::Recovering);
+        let cluster = Arc::clone(&node.shared.coordinator.view().borrow());
+        let members = cluster.groups.get(&self.id.group);
+        let mut others = members.into_iter().flat_map(|group| group.members.iter());
+        let has_other = others.any(|other| *other != node.id() && standing::is_live(&cluster, *other));
+        let mut view = self.view.clone();
+        if !has_other || !is_led(&view.borrow_and_update()) {
+            return;
+        }
+        // A full queue or a closed one: the seat is left to lapse.
+        if self.commands.send(Command::HandOver(None)).await.is_ok() {
+            drop(view.wait_for(|view| !is_led(view)).await);
+        }
+    }
+}
+
 /// What all clones of a handle share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -40,25 +62,36 @@ pub(super) struct Shared {
     database_name: String,
     data_dir: Arc<DataDir>,
     pub(super) coordinator: Arc<dyn Coordinator>,
-    pub(super) seats: Vec<SeatHandle>,
+    /// `SHARD_GROUPS`.
+    pub(super) groups: u32,
+    /// W.
+    writes: u32,
+    is_standalone: bool,
+    pub(super) seats: watch::Receiver<Arc<SeatMap>>,
     pub(super) marks: Arc<Marks>,
     telemetry: Arc<Telemetry>,
+    transport: Arc<Transport>,
     pub(super) tasks: Tasks,
     pub(super) in_flight: Arc<Semaphore>,
     started: Instant,
 }
 
 impl Shared {
-    pub(super) fn new(settings: &Settings, rooms: Rooms, seats: Vec<SeatHandle>) -> Self {
+    pub(super) fn new(settings: &Settings, members: &Members) -> Self {
+        let rooms = &members.rooms;
         Self {
             name: settings.node.clone(),
             address: host_and_port(&settings.address, settings.port),
             database_name: settings.db.clone(),
-            data_dir: rooms.data_dir,
-            coordinator: rooms.coordinator,
-            seats,
-            marks: rooms.marks,
-            telemetry: rooms.telemetry,
+            data_dir: Arc::clone(&rooms.data_dir),
+            coordinator: Arc::clone(&rooms.coordinator),
+            groups: settings.shard_groups,
+            writes: settings.writes(),
+            is_standalone: settings.is_standalone(),
+            seats: members.seats(),
+            marks: Arc::clone(&rooms.marks),
+            telemetry: Arc::clone(&rooms.telemetry),
+            transport: Arc::clone(&rooms.transport),
             tasks: Tasks::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)),
             started: clock::monotonic(),
@@ -79,12 +112,53 @@ impl Handle {
         }
     }
 
-    /// Completes when every seat takes requests.
+    /// The ways to every seat that this node has a member of.
+    pub(super) fn members(&self) -> Arc<SeatMap> {
+        Arc::clone(&self.shared.seats.borrow())
+    }
+
+    /// The way to a seat, when this node has a member of it.
+    pub(super) fn member(&self, seat: SeatId) -> Option<Arc<SeatHandle>> {
+        self.shared.seats.borrow().get(&seat).map(Arc::clone)
+    }
+
+    /// Completes when every seat takes requests here, or is known to be led by another node.
     pub async fn serving(&self) {
-        for seat in &self.shared.seats {
-            let mut view = seat.view.clone();
-            // An error means that the node stops; nobody waits for long then.
-            drop(view.wait_for(|view| view.state == SeatState::Leading).await);
+        for id in self.seats() {
+            self.served(id).await;
+        }
+    }
+
+    /// Completes when the seat is led, here or elsewhere.
+    async fn served(&self, id: SeatId) {
+        let mut members = self.shared.seats.clone();
+        let mut cluster = self.shared.coordinator.view();
+        loop {
+            let member = members.borrow_and_update().get(&id).map(Arc::clone);
+            let is_mine = cluster
+                .borrow_and_update()
+                .groups
+                .get(&id.group)
+                .map(|membership| membership.members.contains(&self.id()));
+            match (member, is_mine) {
+                (Some(member), _) => {
+                    let mut view = member.view.clone();
+                    let is_led =
+                        |view: &SeatView| matches!(view.state, SeatState::Leading | SeatState::Following);
+                    // An error means that the node stops; nobody waits for long then.
+                    drop(view.wait_for(is_led).await);
+                    return;
+                }
+                (None, Some(false)) => return,
+                (None, Some(true) | None) => {}
+            }
+            let is_over = tokio::select! {
+                changed = members.changed() => changed.is_err(),
+                changed = cluster.changed() => changed.is_err(),
+            };
+            if is_over {
+                return;
+            }
         }
     }
 
@@ -108,7 +182,12 @@ impl Handle {
         if let Start::After(seq) = start {
             self.resolved_up_to(seq).await?;
         }
-        let logs: Vec<LogReader> = self.shared.seats.iter().map(|seat| seat.log.clone()).collect();
+        let members = self.members();
+        let missing = self.seats().find(|seat| !members.contains_key(seat));
+        if let Some(seat) = missing {
+            return Err(NodeError::NotHere(seat));
+        }
+        let logs: Vec<LogReader> = members.values().map(|seat| seat.log.clone()).collect();
         Ok(Subscription::new(
             &logs,
             Arc::clone(&self.shared.marks),
@@ -119,19 +198,17 @@ impl Handle {
 
     /// How the node stands.
     pub fn status(&self) -> Status {
-        let named = |seat: &SeatHandle| NamedSeat {
+        let members = self.members();
+        let named = |seat: &Arc<SeatHandle>| NamedSeat {
             id: seat.id,
             view: *seat.view.borrow(),
         };
-        let is_full = self
-            .shared
-            .seats
-            .iter()
-            .any(|seat| seat.view.borrow().is_disk_full);
+        let is_full = members.values().any(|seat| seat.view.borrow().is_disk_full);
         Status {
             counter: *self.shared.coordinator.counter().borrow(),
             resolved: self.shared.marks.resolved(),
-            seats: self.shared.seats.iter().map(named).collect(),
+            seats: members.values().map(named).collect(),
+            cluster: Arc::clone(&self.shared.coordinator.view().borrow()),
             disk_free_bytes: self.shared.data_dir.free_bytes().unwrap_or_default(),
             refuses_writes: is_full.then_some("the disk is full: writes are refused"),
             uptime: clock::monotonic().saturating_duration_since(self.shared.started),
@@ -141,6 +218,11 @@ impl Handle {
     /// The metrics.
     pub fn telemetry(&self) -> &Telemetry {
         &self.shared.telemetry
+    }
+
+    /// The gRPC service that other nodes call.
+    pub fn member_service(&self) -> MemberServer<MemberService> {
+        self.shared.transport.service()
     }
 
     /// Tasks that serve requests; they stop before the seats do.
@@ -168,6 +250,16 @@ impl Handle {
         self.shared.coordinator.node_id()
     }
 
+    /// Whether it is alone, without etcd.
+    pub fn is_standalone(&self) -> bool {
+        self.shared.is_standalone
+    }
+
+    /// W: members that a write waits for.
+    pub fn writes(&self) -> u32 {
+        self.shared.writes
+    }
+
     /// Where others reach the node: host:port.
     pub fn address(&self) -> String {
         self.shared.address.clone()
@@ -175,7 +267,7 @@ impl Handle {
 }
 
 /// An IPv6 address stands in brackets before a port.
-fn host_and_port(host: &str, port: u16) -> String {
+pub(super) fn host_and_port(host: &str, port: u16) -> String {
     if host.contains(':') {
         format!("[{host}]:{port}")
     } else {

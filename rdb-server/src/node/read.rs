@@ -11,9 +11,9 @@ use crate::protocol::KeyState;
 use crate::storage::{Located, LogReader, Standing, StorageError};
 use bytes::Bytes;
 use rdb_proto::event::{self, Event, EventKind};
-use rdb_proto::types::{Key, KeyName, LogIndex, Seq};
+use rdb_proto::types::{Key, KeyName, LogIndex, SeatId, Seq};
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 impl Handle {
     /// Reads the latest event of a key.
@@ -21,8 +21,8 @@ impl Handle {
     /// # Errors
     /// [`NodeError::KeyNotFound`], [`NodeError::SeqAhead`], a refusal of the seat, or [`NodeError::Storage`].
     pub async fn read(&self, name: &KeyName, at: At) -> Result<Found, NodeError> {
-        let seat = self.seat_of(name.slot());
-        let as_of = self.catch_up(seat, at).await?;
+        let seat = self.here(name)?;
+        let as_of = self.catch_up(&seat, at).await?;
         let located = match at {
             At::Latest | At::Local => seat.index.latest(name)?,
             At::Seq(seq) => seat.index.at_or_before(name, seq)?,
@@ -56,8 +56,8 @@ impl Handle {
     /// # Errors
     /// [`NodeError::KeyNotFound`] when it was never written, a refusal of the seat, or [`NodeError::Storage`].
     pub async fn history(&self, range: HistoryRange, at: At) -> Result<HistoryPages, NodeError> {
-        let seat = self.seat_of(range.name.slot());
-        self.catch_up(seat, at).await?;
+        let seat = self.here(&range.name)?;
+        self.catch_up(&seat, at).await?;
         if seat.index.latest(&range.name)?.is_none() {
             return Err(NodeError::KeyNotFound {
                 name: range.name,
@@ -71,15 +71,21 @@ impl Handle {
         ))
     }
 
-    /// Lists keys in byte order, with where they stand; deleted ones too.
+    /// Lists keys of these seats in byte order, with where they stand; deleted ones too.
     ///
     /// # Errors
     /// A refusal of a seat, or [`NodeError::Storage`].
-    pub async fn keys(&self, range: KeyRange, at: At) -> Result<Vec<(Key, KeyState)>, NodeError> {
+    pub async fn keys(
+        &self,
+        range: &KeyRange,
+        seats: impl IntoIterator<Item = SeatId> + Send,
+        at: At,
+    ) -> Result<Vec<(Key, KeyState)>, NodeError> {
         let after = (!range.after.is_empty()).then_some(range.after.as_str());
         let mut keys = Vec::new();
-        for seat in &self.shared.seats {
-            self.catch_up(seat, at).await?;
+        for id in seats {
+            let seat = self.member(id).ok_or(NodeError::NotHere(id))?;
+            self.catch_up(&seat, at).await?;
             let listed = seat
                 .index
                 .keys(&range.collection, &range.prefix, after, range.limit)?;
@@ -94,6 +100,12 @@ impl Handle {
         Ok(keys)
     }
 
+    /// The member that has a key's events.
+    fn here(&self, name: &KeyName) -> Result<Arc<SeatHandle>, NodeError> {
+        let id = self.seat_of(name.slot());
+        self.member(id).ok_or(NodeError::NotHere(id))
+    }
+
     /// Waits until the seat's index shows what `at` asks for; returns how far the answer is complete.
     async fn catch_up(&self, seat: &SeatHandle, at: At) -> Result<Seq, NodeError> {
         let resolved = seat.view.borrow().resolved;
@@ -101,7 +113,8 @@ impl Handle {
             At::Local => (self.shared.marks.committed(seat.position), resolved),
             At::Latest => (self.confirm(seat).await?, resolved),
             At::Seq(seq) => {
-                self.resolved_up_to(seq).await?;
+                let mark = self.shared.marks.watch_seat(seat.position);
+                self.resolved(seq, mark).await?;
                 (self.shared.marks.committed(seat.position), seq)
             }
         };
@@ -116,14 +129,18 @@ impl Handle {
     /// Waits for the database to be resolved up to `seq`, when that was handed out: whoever was just told a seq may
     /// ask for it before the mark has followed.
     pub(super) async fn resolved_up_to(&self, seq: Seq) -> Result<(), NodeError> {
+        self.resolved(seq, self.shared.marks.watch()).await
+    }
+
+    async fn resolved(&self, seq: Seq, mut mark: watch::Receiver<Seq>) -> Result<(), NodeError> {
+        let reached = mark.clone();
         let ahead = || NodeError::SeqAhead {
             seq,
-            resolved: self.shared.marks.resolved(),
+            resolved: *reached.borrow(),
         };
-        if seq > self.shared.marks.resolved() && seq > *self.shared.coordinator.counter().borrow() {
+        if seq > *mark.borrow() && seq > *self.shared.coordinator.counter().borrow() {
             return Err(ahead());
         }
-        let mut mark = self.shared.marks.watch();
         let waited = tokio::select! {
             waited = clock::within(RESOLVE_WAIT, mark.wait_for(|mark| *mark >= seq)) => waited,
             () = self.shared.tasks.stopping() => return Err(NodeError::ShuttingDown),

@@ -1,31 +1,55 @@
 //! Which seat a key belongs to: all seats share the slots evenly.
 
-use super::handle::{Handle, SeatHandle};
+use super::handle::Handle;
 use rdb_proto::limits::SLOTS;
-use rdb_proto::types::{SeatId, Slot};
+use rdb_proto::types::{GroupId, SeatId, Side, Slot};
+
+/// Every seat of a database with this many groups, in the order of their slots.
+pub(super) fn seats(groups: u32) -> impl Iterator<Item = SeatId> {
+    (0..groups)
+        .map(GroupId)
+        .flat_map(|group| Side::BOTH.map(|side| SeatId { group, side }))
+}
+
+/// The seat's place in that order.
+pub(super) fn position_of(seat: SeatId) -> usize {
+    let position = u64::from(seat.group.0)
+        .saturating_mul(2)
+        .saturating_add(u64::from(seat.side.number()));
+    usize::try_from(position).unwrap_or(usize::MAX)
+}
+
+/// The seat that a slot belongs to.
+fn seat_of(slot: Slot, groups: u32) -> SeatId {
+    let count = seats(groups).count();
+    let owns = |seat: &SeatId| slot.0 < first_slot(position_of(*seat).saturating_add(1), count);
+    let last = SeatId {
+        group: GroupId(groups.saturating_sub(1)),
+        side: Side::One,
+    };
+    seats(groups).find(owns).unwrap_or(last)
+}
 
 impl Handle {
+    /// Every seat of the database, in the order of their slots.
+    pub fn seats(&self) -> impl Iterator<Item = SeatId> {
+        seats(self.shared.groups)
+    }
+
     /// Slot ranges, first and last, with the seats that lead them.
     pub fn slots(&self) -> impl Iterator<Item = (Slot, Slot, SeatId)> {
-        let seats = &self.shared.seats;
-        seats.iter().enumerate().map(|(position, seat)| {
-            let first = first_slot(position, seats.len());
-            let next = first_slot(position.saturating_add(1), seats.len());
-            (Slot(first), Slot(next.saturating_sub(1)), seat.id)
+        let count = self.seats().count();
+        self.seats().map(move |seat| {
+            let position = position_of(seat);
+            let first = first_slot(position, count);
+            let next = first_slot(position.saturating_add(1), count);
+            (Slot(first), Slot(next.saturating_sub(1)), seat)
         })
     }
 
-    #[expect(
-        clippy::expect_used,
-        reason = "seats are made from at least one group, and slots are below SLOTS"
-    )]
-    pub(super) fn seat_of(&self, slot: Slot) -> &SeatHandle {
-        let seats = &self.shared.seats;
-        let owns = |position: usize| slot.0 < first_slot(position.saturating_add(1), seats.len());
-        let owner = seats.iter().enumerate().find(|(position, _)| owns(*position));
-        owner
-            .map(|(_, seat)| seat)
-            .expect("the last seat's range ends at SLOTS")
+    /// The seat that a slot belongs to.
+    pub fn seat_of(&self, slot: Slot) -> SeatId {
+        seat_of(slot, self.shared.groups)
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the node looks like from outside, in words.
 
+pub use crate::coordination::View;
 use rdb_proto::types::{Epoch, LogIndex, NodeId, SeatId, Seq};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What a seat's member is doing.
@@ -67,8 +69,10 @@ pub struct Status {
     pub counter: Seq,
     /// The database's resolved mark.
     pub resolved: Seq,
-    /// Seats in the order of group and side.
+    /// Seats that this node has a member of, in the order of group and side.
     pub seats: Vec<NamedSeat>,
+    /// What the coordinator decided, as far as this node knows.
+    pub cluster: Arc<View>,
     /// Free bytes where the data lives.
     pub disk_free_bytes: u64,
     /// Why writes are refused; `None` when they are not.

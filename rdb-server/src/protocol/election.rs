@@ -39,8 +39,9 @@ pub(super) struct Election {
     heard: (Epoch, Tick),
     /// An epoch that another member asked about and the key does not name here, and since when.
     asked_about: (Epoch, Tick),
-    /// A node whose connections are refused.
-    unreachable: Option<NodeId>,
+    /// A node whose connections are refused, and since when: its epoch counts as unheard for a failover already, so
+    /// that others who ask are told so at once, while this member still lets those before it stand first.
+    unreachable: Option<(NodeId, Tick)>,
     /// Whether the coordinator was asked for an epoch and has not answered.
     is_asking: bool,
     attempt: u64,
@@ -55,7 +56,7 @@ impl Election {
         if epoch >= self.heard.0 || Some(epoch) == self.holder() {
             self.heard = (epoch, now);
         }
-        if self.unreachable == Some(epoch.node) {
+        if self.unreachable.is_some_and(|(node, _)| node == epoch.node) {
             self.unreachable = None;
         }
         if Some(epoch) == self.holder() {
@@ -68,9 +69,15 @@ impl Election {
     }
 
     /// For how long the epoch that the key names was not heard, in milliseconds.
-    fn unheard_ms(&self, epoch: Epoch, now: Tick) -> u64 {
-        if self.unreachable == Some(epoch.node) {
-            return u64::MAX;
+    fn unheard_ms(&self, epoch: Epoch, member: &Member) -> u64 {
+        let now = member.now;
+        if let Some((node, since)) = self.unreachable
+            && node == epoch.node
+        {
+            return member
+                .config
+                .failover_after_ms
+                .saturating_add(member.since(since));
         }
         let learned = if self.holder() == Some(epoch) {
             self.key_since
@@ -201,7 +208,8 @@ impl Seat {
     }
 
     pub(super) fn unreachable(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
-        self.election.unreachable = Some(node);
+        let since = self.election.unreachable.filter(|(known, _)| *known == node);
+        self.election.unreachable = since.or(Some((node, self.member.now)));
         self.ask_around(effects);
     }
 
@@ -270,7 +278,7 @@ impl Seat {
             .config
             .failover_after_ms
             .saturating_add(election.stand_after_ms);
-        let is_unheard = election.unheard_ms(leader, member.now) >= patience;
+        let is_unheard = election.unheard_ms(leader, member) >= patience;
         if !is_unheard || leader.node == member.config.me || !election.may_stand(member) {
             return;
         }
@@ -306,7 +314,7 @@ impl Seat {
         election.asked(leader, member.now);
         // Whoever leads or is taking the seat over has heard itself.
         let is_unheard = role.epoch() != Some(leader)
-            && election.unheard_ms(leader, member.now) >= member.config.failover_after_ms;
+            && election.unheard_ms(leader, member) >= member.config.failover_after_ms;
         let message = Message::PreVoteAnswer {
             leader,
             attempt,

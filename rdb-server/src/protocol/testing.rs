@@ -8,7 +8,7 @@
 //! | `propose 1 a any 11 12; 2 b exact-3 13 delete` | proposal, key, expectation, event ids; several in one step |
 //! | `propose 1 a any 11 retried 5` | a retry, first sent when the database had reached seq 5 |
 //! | `key 3@1 revision 7`, `key vacant 2 revision 8` | the leader key: its holder, or its successor |
-//! | `members`, `not-won`, `learners 4`, `unreachable 1`, `hand-over 2`, `log-read` | of the coordinator and the disk |
+//! | `members`, `not-won`, `learners 4`, `unreachable 1`, `stand-after 200`, `hand-over 2`, `log-read` | of the coordinator, the network and the disk |
 //! | `damaged 2 3` | entries 2 to 3 cannot be read |
 //! | `restart` | what was not persisted is gone |
 //!
@@ -341,6 +341,7 @@ impl World {
             "members" => Input::Members(self.membership.clone()),
             "learners" => Input::Learners((1..words.len()).map(|i| NodeId(number(i))).collect()),
             "unreachable" => Input::Unreachable(NodeId(number(1))),
+            "stand-after" => Input::StandAfter(number(1)),
             "hand-over" => Input::HandOver(NodeId(number(1))),
             "key" => Input::LeaderKey(parse_key(&words)),
             "log-read" => self.read_log(),

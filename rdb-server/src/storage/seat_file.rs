@@ -11,7 +11,7 @@
 //! and at  12  4  group of the seat
 //! 4096)   16 16  database id
 //!         32  4  side of the seat, 0 or 1
-//!         36  4  zero
+//!         36  4  number of the highest membership seen when the epoch was promised; 0 when none was
 //!         40  8  counter, from 1; one more with every change
 //!         48 16  promised epoch: number, node
 //!         64  8  durable: entries up to this one were on stable storage
@@ -47,6 +47,8 @@ const CREATED_COUNTER: u64 = 2;
 pub(super) struct SeatState {
     /// Highest epoch promised. Invariant: never goes back.
     pub(super) promised: Epoch,
+    /// Number of the highest membership that was seen then. Invariant: never goes back.
+    pub(super) config: u32,
     /// Entries up to this one were on stable storage. Goes back only with a truncation.
     pub(super) durable: LogIndex,
     /// Entries up to this one were committed. Invariant: never goes back, never above `durable`.
@@ -159,11 +161,15 @@ impl SeatFile {
     /// Writes a change, durably.
     ///
     /// # Panics
-    /// When the promise or the commit would go back, or the commit pass the durable mark.
+    /// When the promise, the membership's number or the commit would go back, or the commit pass the durable mark.
     pub(super) fn write(&mut self, state: SeatState, care: Care) -> io::Result<()> {
         assert!(
             state.promised >= self.state.promised,
             "6.4: a promise never goes back"
+        );
+        assert!(
+            state.config >= self.state.config,
+            "6.3.8: the membership that was seen never goes back"
         );
         assert!(
             state.commit >= self.state.commit,
@@ -202,7 +208,7 @@ impl SeatFile {
         out.put_u32_le(self.seat.group.0);
         out.put_slice(self.database.as_bytes());
         out.put_u32_le(self.seat.side.number());
-        out.put_u32_le(0);
+        out.put_u32_le(state.config);
         out.put_u64_le(counter);
         out.put_u64_le(state.promised.number);
         out.put_u64_le(state.promised.node.0);
@@ -271,13 +277,14 @@ fn decode(slot: &[u8]) -> Option<Slot> {
     let group = fields.get_u32_le();
     let database = Uuid::from_u128(fields.get_u128());
     let side = fields.get_u32_le();
-    fields.advance(4);
+    let config = fields.get_u32_le();
     Some(Slot {
         version,
         database,
         seat: (group, side),
         counter: fields.get_u64_le(),
         state: SeatState {
+            config,
             promised: Epoch {
                 number: fields.get_u64_le(),
                 node: NodeId(fields.get_u64_le()),
@@ -308,6 +315,7 @@ mod tests {
                 node: NodeId(7),
             },
             durable: LogIndex(number * 10),
+            config: u32::try_from(number).unwrap(),
             commit: LogIndex(number * 10 - 1),
             truncated_from: None,
         }

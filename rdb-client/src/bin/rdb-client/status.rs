@@ -26,6 +26,10 @@ fn screen(status: &Status, output: &mut Output) -> io::Result<()> {
         "database {database} ({})  counter {}  resolved {}",
         status.database_id, status.counter, status.resolved
     ))?;
+    for warning in &status.warnings {
+        let warning = output.paint(Look::Yellow, format!("warning: {warning}"));
+        output.text(format_args!("{warning}"))?;
+    }
     output.text(format_args!(""))?;
 
     let heads = ["NODE", "ADDRESS", "RELEASE", "LIVE", "UP", "DISK FREE", ""];

@@ -106,6 +106,8 @@ pub struct Opened {
     pub cut_bytes: u64,
     /// Highest epoch promised.
     pub promised: Epoch,
+    /// Number of the highest membership that was seen when it was promised; 0 when none was.
+    pub config: u32,
     /// Entries up to this one are known to have been durable.
     pub durable: LogIndex,
     /// Highest commit index that was noted; lags behind the real one.
@@ -231,12 +233,12 @@ impl SeatLog {
         });
     }
 
-    /// Makes a promise durable, then reports [`LogEvent::PromisePersisted`]. An epoch below one that was promised
-    /// ends the process.
+    /// Makes a promise durable, and with it the number of the highest membership that was seen, then reports
+    /// [`LogEvent::PromisePersisted`]. An epoch or a number below what was promised ends the process.
     ///
     /// **Blocking**: only when [`LOG_REQUESTS_MAX`] requests wait already.
-    pub fn promise(&self, epoch: Epoch) {
-        self.request(Request::Promise(epoch));
+    pub fn promise(&self, epoch: Epoch, config: u32) {
+        self.request(Request::Promise { epoch, config });
     }
 
     fn request(&self, request: Request) {

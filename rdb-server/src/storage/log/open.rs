@@ -351,6 +351,7 @@ impl<'a> Walk<'a> {
             events: self.tail.events,
             cut_bytes,
             promised: state.promised,
+            config: state.config,
             durable: state.durable,
             commit: state.commit,
         };

@@ -154,6 +154,7 @@ fn what_was_appended_is_there_after_a_clean_stop() {
             events: last_seq.get(),
             cut_bytes: 0,
             promised: Epoch::ZERO,
+            config: 0,
             durable: LogIndex(40),
             commit: LogIndex(33),
         }
@@ -314,7 +315,7 @@ fn write_golden(directory: &Path) {
         keep_free_bytes: 0,
     };
     let mut world = World::try_open(directory, settings, Arc::new(RealDisk)).unwrap();
-    world.log.promise(EPOCH);
+    world.log.promise(EPOCH, 1);
     for entry in story(24) {
         world.append(vec![entry]);
     }
@@ -331,7 +332,7 @@ fn a_promise_is_durable_before_it_is_reported_and_is_read_back() {
         node: NodeId(3),
     };
     world.start(None, story(3));
-    world.log.promise(epoch(4));
+    world.log.promise(epoch(4), 3);
     let done: Vec<_> = world
         .events
         .iter()
@@ -345,7 +346,7 @@ fn a_promise_is_durable_before_it_is_reported_and_is_read_back() {
     assert_eq!(done, expected, "in the order of the requests");
     let crashed = copy(directory.path());
     let world = World::open(crashed.path());
-    assert_eq!(world.opened.promised, epoch(4));
+    assert_eq!((world.opened.promised, world.opened.config), (epoch(4), 3));
     assert_eq!(world.opened.last_index, LogIndex(3));
 }
 

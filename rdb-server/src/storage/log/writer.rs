@@ -41,7 +41,10 @@ pub(super) enum Request {
         /// What the entries are charged in the room.
         charge: u64,
     },
-    Promise(Epoch),
+    Promise {
+        epoch: Epoch,
+        config: u32,
+    },
     Close,
 }
 
@@ -49,7 +52,7 @@ impl Request {
     fn bytes(&self) -> usize {
         match self {
             Self::Persist { entries, .. } => entries.iter().map(|entry| entry.body_bytes()).sum(),
-            Self::Promise(_) | Self::Close => 0,
+            Self::Promise { .. } | Self::Close => 0,
         }
     }
 }
@@ -174,10 +177,11 @@ impl Writer {
                 *persisted = Some(ticket);
                 false
             }
-            Request::Promise(epoch) => {
+            Request::Promise { epoch, config } => {
                 self.complete(persisted);
                 let promised = SeatState {
                     promised: epoch,
+                    config,
                     ..self.marks()
                 };
                 self.write_seat(promised, Care::Both);

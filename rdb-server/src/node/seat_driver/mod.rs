@@ -1,4 +1,16 @@
 //! The loop around one seat: input, step, perform. One task owns the state machine; all others send it messages.
+//!
+//! | file | decides |
+//! |---|---|
+//! | `asking` | what is asked of the coordinator and the disk, and which input each answer is |
+//! | `mail` | what other members' messages may cost |
+//! | `proposing` | how a client's request becomes a proposal |
+//! | `seats_view` | what of the coordinator's view concerns the seat |
+
+mod asking;
+mod mail;
+mod proposing;
+mod seats_view;
 
 use super::Append;
 use super::error::NodeError;
@@ -7,25 +19,21 @@ use super::status::{SeatState, SeatView};
 use super::telemetry::Telemetry;
 use crate::cdc::Marks;
 use crate::clock;
-use crate::coordination::{Allocation, CoordinationError, Coordinator, Granted};
+use crate::coordination::Coordinator;
 use crate::fatal::{self, Report};
-use crate::limits::{
-    INDEX_LAG_BYTES_MAX, INDEX_LAG_ENTRIES_MAX, PERSISTING_MAX, SEAT_BATCH_MAX, TICK_INTERVAL,
-};
-use crate::protocol::{
-    AllocationId, Effect, Input, KeyState, KnownEvent, Outcome, PersistTicket, Proposal, ProposalId, ReadId,
-    RoleName, Seat, Tick,
-};
-use crate::storage::{Admission, KeyIndex, NoRoom, SeatLog, StorageError, Ticket};
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
+use crate::limits::{INDEX_LAG_BYTES_MAX, INDEX_LAG_ENTRIES_MAX, PERSISTING_MAX, SEAT_BATCH_MAX};
+use crate::protocol::{Effect, Input, Outcome, PersistTicket, ProposalId, ReadId, RoleName, Seat, Tick};
+use crate::storage::{Admission, KeyIndex, SeatLog, Ticket};
+use crate::transport::{SeatMail, Transport};
+use asking::Asking;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use rdb_proto::entry::{Entry, EntryBody};
-use rdb_proto::types::{Epoch, LogIndex, SeatId, Seq};
+use rdb_proto::types::{Epoch, LogIndex, NodeId, SeatId, Seq};
+use seats_view::Told;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 /// What a client's request asks of a seat.
@@ -35,6 +43,8 @@ pub(super) enum Command {
     Append(AppendCommand),
     /// Confirm that a read may be answered once the index has applied the entry that comes back.
     Read(oneshot::Sender<Result<LogIndex, NodeError>>),
+    /// Give the seat to this node, or to the member that is best for it.
+    HandOver(Option<NodeId>),
 }
 
 /// An append on its way through the seat.
@@ -54,8 +64,6 @@ pub(super) struct Parts {
     /// Position of the seat in `marks`.
     pub(super) position: usize,
     pub(super) seat: Seat,
-    /// Highest epoch that the member has on disk.
-    pub(super) promised: Epoch,
     pub(super) log: SeatLog,
     pub(super) log_progress: watch::Receiver<LogProgress>,
     pub(super) index: Arc<dyn KeyIndex>,
@@ -64,6 +72,11 @@ pub(super) struct Parts {
     pub(super) marks: Arc<Marks>,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) data_dir: PathBuf,
+    pub(super) transport: Arc<Transport>,
+    /// What other members say.
+    pub(super) mail: mpsc::Receiver<SeatMail>,
+    /// `HEARTBEAT_INTERVAL`.
+    pub(super) heartbeat: Duration,
 }
 
 /// What the seat's log has reported. Each report covers those before it, so the latest of each kind is enough, and
@@ -85,8 +98,6 @@ struct Waiting {
     _permit: OwnedSemaphorePermit,
 }
 
-type Allocating = BoxFuture<'static, (AllocationId, Result<Allocation, CoordinationError>)>;
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct SeatDriver {
@@ -96,7 +107,7 @@ pub(super) struct SeatDriver {
     log_seen: LogProgress,
     effects: Vec<Effect>,
     inputs: VecDeque<Input>,
-    allocating: FuturesUnordered<Allocating>,
+    asking: FuturesUnordered<Asking>,
     appends: BTreeMap<ProposalId, Waiting>,
     reads: BTreeMap<ReadId, oneshot::Sender<Result<LogIndex, NodeError>>>,
     next_name: u64,
@@ -110,8 +121,12 @@ pub(super) struct SeatDriver {
     is_room_awaited: bool,
     /// Bytes that the full disk refused last; `None` when it is not full.
     refused_bytes: Option<u64>,
-    /// The coordinator did not grant the seat: asked again with every tick, above this epoch.
-    not_granted: Option<Epoch>,
+    /// A member's message that waits for the log to claim disk.
+    stalled_mail: Option<SeatMail>,
+    /// What the core was told of the coordinator's view.
+    told: Told,
+    /// Whether the coordinator's last answer was an error.
+    is_complaining: bool,
 }
 
 impl SeatDriver {
@@ -126,7 +141,7 @@ impl SeatDriver {
             log_seen: LogProgress::default(),
             effects: Vec::new(),
             inputs: VecDeque::new(),
-            allocating: FuturesUnordered::new(),
+            asking: FuturesUnordered::new(),
             appends: BTreeMap::new(),
             reads: BTreeMap::new(),
             next_name: 0,
@@ -136,32 +151,31 @@ impl SeatDriver {
             stalled: VecDeque::new(),
             is_room_awaited: false,
             refused_bytes: None,
-            not_granted: None,
+            stalled_mail: None,
+            told: Told::default(),
+            is_complaining: false,
         };
         (driver, follow)
     }
 
-    #[expect(
-        clippy::cognitive_complexity,
-        reason = "the event loop: one branch for each kind of thing that happens"
-    )]
     /// Drives the seat until `draining`, then answers what it has taken and closes the log.
     pub(super) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
         draining: impl Future<Output = ()> + Send,
     ) {
-        self.campaign(self.parts.promised).await;
         let mut applied = self.parts.indexer.applied();
         let mut counter = self.parts.coordinator.counter();
-        let mut ticks = clock::ticks(TICK_INTERVAL);
+        let mut coordinator = self.parts.coordinator.view();
+        let mut ticks = clock::ticks(self.parts.heartbeat);
         let mut taken = Vec::with_capacity(SEAT_BATCH_MAX);
         let (mut is_draining, mut is_closed) = (false, false);
         tokio::pin!(draining);
         self.inputs
             .push_back(Input::CounterObserved(*counter.borrow_and_update()));
+        self.on_view(&Arc::clone(&coordinator.borrow_and_update()));
         loop {
-            self.step_all().await;
+            self.step_all();
             self.publish();
             if is_draining && is_closed && self.is_idle() {
                 break;
@@ -173,11 +187,17 @@ impl SeatDriver {
             tokio::select! {
                 biased;
                 Ok(()) = self.parts.log_progress.changed() => self.on_log_progress(),
-                Some((request, result)) = self.allocating.next() => self.on_allocated(request, result),
+                Some(answer) = self.asking.next() => self.on_answer(answer),
                 Ok(()) = applied.changed() => {
                     let index = *applied.borrow_and_update();
                     self.on_indexed(index);
                 }
+                Ok(()) = coordinator.changed() => {
+                    self.on_view(&Arc::clone(&coordinator.borrow_and_update()));
+                }
+                // Before members' messages, so that a flood of them cannot keep the leader from its heartbeats.
+                _ = ticks.tick() => self.tick(),
+                Some(mail) = self.parts.mail.recv(), if may_take => self.on_mail(mail),
                 Ok(()) = counter.changed() => {
                     self.inputs.push_back(Input::CounterObserved(*counter.borrow_and_update()));
                 }
@@ -189,7 +209,6 @@ impl SeatDriver {
                     is_draining = true;
                     commands.close();
                 }
-                _ = ticks.tick() => self.tick().await,
             }
         }
         let Parts { log, indexer, .. } = self.parts;
@@ -212,31 +231,16 @@ impl SeatDriver {
             && !self.is_room_awaited
     }
 
-    async fn tick(&mut self) {
+    fn tick(&mut self) {
         self.inputs.push_back(Input::Tick);
-        if let Some(seen) = self.not_granted {
-            self.campaign(seen).await;
-        }
+        self.teach();
+        self.spread_seats();
         // A node that is not ready gets no writes, so no write would find out that there is space again.
         if self
             .refused_bytes
             .is_some_and(|bytes| self.parts.log.admit(bytes).is_ok())
         {
             self.refused_bytes = None;
-        }
-    }
-
-    async fn campaign(&mut self, seen: Epoch) {
-        match self.parts.coordinator.campaign(self.parts.id, seen).await {
-            Ok(Granted { epoch, membership }) => {
-                self.not_granted = None;
-                self.inputs.push_back(Input::Won { epoch, membership });
-            }
-            Err(error) => {
-                if self.not_granted.replace(seen).is_none() {
-                    tracing::error!(seat = %self.parts.id, %error, "the seat is not granted; trying again");
-                }
-            }
         }
     }
 
@@ -259,95 +263,11 @@ impl SeatDriver {
         }
     }
 
-    fn on_allocated(&mut self, request: AllocationId, result: Result<Allocation, CoordinationError>) {
-        self.inputs.push_back(match result {
-            Ok(Allocation { first, time }) => Input::Allocated { request, first, time },
-            Err(error) => {
-                tracing::warn!(seat = %self.parts.id, %error, "no numbers from the coordinator");
-                Input::AllocationVoid { request }
-            }
-        });
-    }
-
     fn on_indexed(&mut self, index: LogIndex) {
         while let Some((_, bytes)) = self.unindexed.pop_front_if(|(waiting, _)| *waiting <= index) {
             self.unindexed_bytes = self.unindexed_bytes.saturating_sub(bytes);
         }
         self.inputs.push_back(Input::Indexed(index));
-    }
-
-    /// Takes what waited for room; whether anything did.
-    fn take_stalled(&mut self) -> bool {
-        let stalled = std::mem::take(&mut self.stalled);
-        let is_any = !stalled.is_empty();
-        self.take(stalled.into_iter().map(Command::Append));
-        is_any
-    }
-
-    /// Turns commands into inputs, in their order.
-    fn take(&mut self, commands: impl IntoIterator<Item = Command>) {
-        let mut proposals = Vec::new();
-        for command in commands {
-            match command {
-                Command::Append(command) if self.is_room_awaited => self.stalled.push_back(command),
-                Command::Append(command) => proposals.extend(self.propose(command)),
-                Command::Read(reply) => {
-                    let read = ReadId(self.name());
-                    self.reads.insert(read, reply);
-                    self.inputs.push_back(Input::Read(read));
-                }
-            }
-        }
-        if !proposals.is_empty() {
-            self.inputs.push_back(Input::Propose(proposals));
-        }
-    }
-
-    /// A proposal with what the index knows; `None` when it was refused or has to wait for room.
-    fn propose(&mut self, command: AppendCommand) -> Option<Proposal> {
-        let bytes = SeatLog::bytes_on_disk(command.append.body_bytes());
-        let admission = match self.parts.log.admit(bytes) {
-            Ok(admission) => admission,
-            Err(NoRoom::Soon) => {
-                self.is_room_awaited = true;
-                self.stalled.push_back(command);
-                return None;
-            }
-            Err(NoRoom::DiskFull { free_bytes, .. }) => {
-                self.refused_bytes = Some(bytes);
-                answer(
-                    command.reply,
-                    Err(NodeError::DiskFull {
-                        path: self.parts.data_dir.clone(),
-                        free_bytes,
-                    }),
-                );
-                return None;
-            }
-        };
-        let AppendCommand {
-            append,
-            reply,
-            permit,
-        } = command;
-        let id = ProposalId(self.name());
-        match look_up(&*self.parts.index, id, append) {
-            Ok(proposal) => {
-                self.appends.insert(
-                    id,
-                    Waiting {
-                        reply,
-                        _admission: admission,
-                        _permit: permit,
-                    },
-                );
-                Some(proposal)
-            }
-            Err(error) => {
-                answer(reply, Err(error.into()));
-                None
-            }
-        }
     }
 
     const fn name(&mut self) -> u64 {
@@ -356,7 +276,7 @@ impl SeatDriver {
     }
 
     /// Steps through every input that waits, and those that performing the effects brings.
-    async fn step_all(&mut self) {
+    fn step_all(&mut self) {
         while let Some(input) = self.inputs.pop_front() {
             tracing::trace!(seat = %self.parts.id, %input);
             let since_start = clock::monotonic().saturating_duration_since(self.started);
@@ -365,16 +285,25 @@ impl SeatDriver {
             self.parts.seat.step(now, input, &mut effects);
             for effect in effects.drain(..) {
                 tracing::trace!(seat = %self.parts.id, %effect);
-                self.perform(effect).await;
+                self.perform(effect);
             }
             self.effects = effects;
         }
     }
 
-    async fn perform(&mut self, effect: Effect) {
+    fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::EpochTooLow { promised, .. } => self.campaign(promised).await,
-            Effect::PersistPromise(epoch) => self.parts.log.promise(epoch),
+            Effect::EpochTooLow { epoch, promised } => self.raise(epoch, promised),
+            Effect::Campaign { above, revision } => self.campaign(above, revision),
+            Effect::GiveUp { epoch, successor } => self.give_up(epoch, successor),
+            Effect::Send { to, message } => self.parts.transport.send(to, self.parts.id, message),
+            Effect::ReadLog {
+                read,
+                first,
+                last,
+                bytes_max,
+            } => self.read_log(read, (first, last), bytes_max),
+            Effect::PersistPromise(epoch) => self.promise(epoch),
             Effect::Persist {
                 ticket,
                 truncate_from,
@@ -408,14 +337,10 @@ impl SeatDriver {
                 }
             }
             Effect::Committed { index, entries } => self.commit(index, entries),
-            Effect::Send { .. }
-            | Effect::Campaign { .. }
-            | Effect::GiveUp { .. }
-            | Effect::ReadLog { .. }
-            | Effect::Repair { .. } => fatal::invariant(&Report {
-                what: &"a seat of one member asked for what takes several",
-                place: &effect,
-                safe: "every acknowledged event is on disk",
+            Effect::Repair { .. } => fatal::invariant(&Report {
+                what: &"a member repairs a log that was whole when it was opened",
+                place: &self.parts.id,
+                safe: "every acknowledged event is on the other members' disks",
                 next: "please report this with the lines before it, then start the server again",
             }),
             Effect::Resolved { mark, commit } => {
@@ -426,26 +351,31 @@ impl SeatDriver {
         }
     }
 
-    fn allocate(&mut self, request: AllocationId, count: u64) {
-        let coordinator = Arc::clone(&self.parts.coordinator);
-        let mut allocating: Allocating =
-            Box::pin(async move { (request, coordinator.allocate(count).await) });
-        // The embedded coordinator answers at once; a round through the task's queue would cost a wake-up.
-        match (&mut allocating).now_or_never() {
-            Some((request, result)) => self.on_allocated(request, result),
-            None => self.allocating.push(allocating),
-        }
+    /// The promise, and the highest membership that was seen: an election won later must know that one.
+    fn promise(&self, epoch: Epoch) {
+        let Ok(config) = u32::try_from(self.parts.seat.config()) else {
+            fatal::invariant(&Report {
+                what: &"the members changed more often than can be written down",
+                place: &self.parts.id,
+                safe: "every acknowledged event is on disk",
+                next: "please report this",
+            })
+        };
+        self.parts.log.promise(epoch, config);
     }
 
     fn commit(&mut self, index: LogIndex, entries: Vec<Arc<Entry>>) {
         self.parts.marks.commit(self.parts.position, index);
         self.parts.log.note_commit(index);
+        let is_leader = matches!(self.parts.seat.role(), RoleName::Leader | RoleName::Recovering);
         let mut events = 0;
         for entry in &entries {
             let bytes = entry.body_bytes();
             self.unindexed.push_back((entry.index, bytes));
             self.unindexed_bytes = self.unindexed_bytes.saturating_add(bytes);
-            if let EntryBody::Events(stored) = &entry.body {
+            if let EntryBody::Events(stored) = &entry.body
+                && is_leader
+            {
                 events += stored.count();
             }
         }
@@ -494,34 +424,4 @@ fn view_of(seat: &Seat, indexed_index: LogIndex, is_disk_full: bool) -> SeatView
         resolved: seat.mark().seq,
         is_disk_full,
     }
-}
-
-fn look_up(index: &dyn KeyIndex, id: ProposalId, append: Append) -> Result<Proposal, StorageError> {
-    // Read first: what is applied while the rest is looked up only makes the answers newer than `as_of` says.
-    let as_of = index.applied();
-    let standing = index.standing(&append.name)?;
-    let known = append.events.iter().filter_map(|event| {
-        let known = index.known(&event.event_id, &append.name)?;
-        Some(KnownEvent {
-            event_id: event.event_id,
-            seq: known.seq,
-            version: known.version,
-            is_same_key: known.is_same_key,
-        })
-    });
-    Ok(Proposal {
-        id,
-        known: known.collect(),
-        name: append.name,
-        expect: append.expect,
-        events: append.events,
-        retried_since: append.retried_since,
-        as_of,
-        committed: KeyState {
-            version: standing.version,
-            seq: standing.seq,
-            is_deleted: standing.is_deleted,
-        },
-        remembered_from: index.remembered_from(),
-    })
 }

@@ -1,0 +1,191 @@
+//! Requests that another node can answer: passed on as they are, and their answers passed back.
+//!
+//! A request is passed on once: the node that gets it answers, or refuses. After the first byte has left, a broken
+//! connection says nothing about what happened, so a write's outcome is then unknown (DESIGN 9).
+
+use super::status::CallError;
+use crate::limits::{CONNECTION_WINDOW_BYTES, FORWARD_CONNECT_TIMEOUT, KEEP_ALIVE, STREAM_WINDOW_BYTES};
+use crate::node::{Handle, Need, NodeError, Route};
+use rdb_proto::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::types::{EventId, GroupId, KeyName, SeatId, Side};
+use rdb_proto::v1::changes_client::ChangesClient;
+use rdb_proto::v1::cluster_client::ClusterClient;
+use rdb_proto::v1::data_client::DataClient;
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// Names the seats that a request was passed on for; one that has it is not passed on again.
+const FORWARDED: &str = "rdb-forwarded";
+
+/// How long the caller waits, by gRPC.
+const TIMEOUT: &str = "grpc-timeout";
+
+/// Connections to other nodes, by address. Made when first used, kept from then on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Peers {
+    channels: Arc<Mutex<BTreeMap<String, Channel>>>,
+}
+
+impl Peers {
+    fn channel(&self, address: &str) -> Result<Channel, CallError> {
+        // A panic while the lock was held left no half-made change: each is one insertion.
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|_malformed| NodeError::Address(address.to_owned()))?;
+        let channel = endpoint
+            .connect_timeout(FORWARD_CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .connect_lazy();
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+
+    pub(super) fn data(&self, address: &str) -> Result<DataClient<Channel>, CallError> {
+        Ok(DataClient::new(self.channel(address)?)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    pub(super) fn cluster(&self, address: &str) -> Result<ClusterClient<Channel>, CallError> {
+        Ok(ClusterClient::new(self.channel(address)?))
+    }
+
+    pub(super) fn changes(&self, address: &str) -> Result<ChangesClient<Channel>, CallError> {
+        Ok(ChangesClient::new(self.channel(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+}
+
+/// The seats that a request was passed on for; `None` when it comes from a client.
+pub(super) fn passed_on_for(metadata: &MetadataMap) -> Option<Vec<SeatId>> {
+    let seats = metadata.get(FORWARDED)?.to_str().ok()?;
+    Some(seats.split(',').filter_map(parse_seat).collect())
+}
+
+/// Where a request about a key goes; one that was passed on is answered here.
+pub(super) fn route(
+    node: &Handle,
+    metadata: &MetadataMap,
+    name: &KeyName,
+    need: Need,
+) -> Result<(SeatId, Route), CallError> {
+    let seat = node.seat_of(name.slot());
+    if metadata.contains_key(FORWARDED) {
+        return Ok((seat, Route::Here));
+    }
+    Ok((seat, node.route(seat, need)?))
+}
+
+/// The request for another node: for these seats, with as much time as the caller gives.
+pub(super) fn pass_on<T>(metadata: &MetadataMap, seats: &[SeatId], message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let names: Vec<String> = seats.iter().map(ToString::to_string).collect();
+    let headers = request.metadata_mut();
+    if let Ok(names) = MetadataValue::try_from(names.join(",")) {
+        headers.insert(FORWARDED, names);
+    }
+    if let Some(timeout) = metadata.get(TIMEOUT) {
+        headers.insert(TIMEOUT, timeout.clone());
+    }
+    request
+}
+
+fn parse_seat(text: &str) -> Option<SeatId> {
+    let (group, side) = text.split_once('.')?;
+    let group = GroupId(group.parse().ok()?);
+    let side = side.parse::<u32>().ok()?;
+    let side = Side::BOTH.into_iter().find(|one| one.number() == side)?;
+    Some(SeatId { group, side })
+}
+
+/// What to tell the client when another node did not answer a write as it should.
+pub(super) fn write_failed(status: Status, seat: SeatId, event_id: EventId) -> CallError {
+    if has_reason(&status) {
+        CallError::Forwarded(Box::new(status))
+    } else if was_never_sent(&status) {
+        NodeError::vacant(seat).into()
+    } else {
+        NodeError::Unknown(event_id).into()
+    }
+}
+
+/// The same of a read, which changes nothing.
+pub(super) fn read_failed(status: Status, seat: SeatId) -> CallError {
+    if has_reason(&status) {
+        CallError::Forwarded(Box::new(status))
+    } else {
+        NodeError::vacant(seat).into()
+    }
+}
+
+/// The same of a read of several seats, of which there is at least one.
+pub(super) fn reads_failed(status: Status, seats: &[SeatId]) -> CallError {
+    match seats.first() {
+        Some(seat) => read_failed(status, *seat),
+        None => CallError::Forwarded(Box::new(status)),
+    }
+}
+
+fn has_reason(status: &Status) -> bool {
+    super::status::reason_of(status).is_some()
+}
+
+/// Nobody listened: the request cannot have arrived.
+fn was_never_sent(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind() == io::ErrorKind::ConnectionRefused;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEATS: [SeatId; 2] = [
+        SeatId {
+            group: GroupId(3),
+            side: Side::Zero,
+        },
+        SeatId {
+            group: GroupId(12),
+            side: Side::One,
+        },
+    ];
+
+    #[test]
+    fn a_request_that_was_passed_on_names_its_seats_and_keeps_its_deadline() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert(TIMEOUT, MetadataValue::from_static("250m"));
+        let request = pass_on(&metadata, &SEATS, ());
+        assert_eq!(passed_on_for(request.metadata()), Some(SEATS.to_vec()));
+        assert_eq!(request.metadata().get(TIMEOUT), metadata.get(TIMEOUT));
+        assert_eq!(passed_on_for(&metadata), None);
+    }
+
+    #[test]
+    fn a_broken_connection_leaves_a_write_unknown_and_a_refused_one_does_not() {
+        let id = EventId(crate::clock::new_uuid());
+        let reason = |status| write_failed(status, SEATS[0], id).reason();
+        let broken = Status::from_error(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)));
+        assert_eq!(reason(broken), rdb_proto::reason::Reason::OutcomeUnknown);
+        let refused = Status::from_error(Box::new(io::Error::from(io::ErrorKind::ConnectionRefused)));
+        assert_eq!(reason(refused), rdb_proto::reason::Reason::SeatVacant);
+        let told = Status::from(CallError::from(NodeError::ShuttingDown));
+        assert_eq!(reason(told), rdb_proto::reason::Reason::ShuttingDown);
+    }
+}

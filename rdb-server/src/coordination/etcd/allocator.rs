@@ -1,0 +1,165 @@
+//! Numbers: one txn at a time for everything that waits, so that a node never competes with itself (DESIGN 6.5).
+//!
+//! The txn compares the counter's **value**: an etcd that was restored can have the same revision with another value.
+
+use super::records::{CounterRecord, FORMAT, decode, encode};
+use super::{Shared, call};
+use crate::clock;
+use crate::coordination::{Allocation, CoordinationError};
+use crate::limits::{ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
+use rdb_proto::types::{Seq, Timestamp};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Somebody who waits for numbers.
+pub(super) struct Wanted {
+    pub(super) count: u64,
+    pub(super) reply: oneshot::Sender<Result<Allocation, CoordinationError>>,
+}
+
+/// The node's only source of numbers.
+pub(super) struct Allocator {
+    shared: Arc<Shared>,
+    /// The counter's value as last seen; `None` when that is not known.
+    seen: Option<Value>,
+}
+
+/// What the counter's key holds; no bytes when it is absent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Value(Option<(CounterRecord, Vec<u8>)>);
+
+impl Allocator {
+    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, seen: None }
+    }
+
+    /// Serves what waits until nobody can ask any more.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Wanted>) {
+        let mut waiting = Vec::with_capacity(ALLOCATION_MERGE_MAX);
+        while queue.recv_many(&mut waiting, ALLOCATION_MERGE_MAX).await > 0 {
+            let count = waiting
+                .iter()
+                .map(|wanted| wanted.count)
+                .fold(0, u64::saturating_add);
+            match self.take(count).await {
+                Ok(allocation) => deal(allocation, waiting.drain(..)),
+                Err(error) => {
+                    // What became of the txn is not known; whoever took the numbers never learns them.
+                    self.seen = None;
+                    for wanted in waiting.drain(..) {
+                        // Whoever is gone does not need to be told.
+                        drop(wanted.reply.send(Err(error.again())));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, count: u64) -> Result<Allocation, CoordinationError> {
+        loop {
+            let seen = match self.seen.take() {
+                Some(seen) => seen,
+                None => self.read().await?,
+            };
+            let (next, allocation) = self.next(&seen, count)?;
+            let bytes = encode(&next);
+            let key = &self.shared.keys.counter;
+            let is_same = match &seen.0 {
+                Some((_, bytes)) => Compare::value(key.clone(), CompareOp::Equal, bytes.clone()),
+                None => Compare::version(key.clone(), CompareOp::Equal, 0),
+            };
+            let config = &self.shared.config;
+            let same_generation = Compare::value(self.shared.keys.config(), CompareOp::Equal, encode(config));
+            let txn = Txn::new()
+                .when([is_same, same_generation])
+                .and_then([TxnOp::put(key.clone(), bytes.clone(), None)])
+                .or_else([TxnOp::get(key.clone(), None)]);
+            let answer = call("the counter", self.shared.client.kv_client().txn(txn)).await?;
+            if answer.succeeded() {
+                self.shared.saw_counter(next.last());
+                self.seen = Some(Value(Some((next, bytes))));
+                return Ok(allocation);
+            }
+            let found = answer
+                .op_responses()
+                .into_iter()
+                .find_map(|response| match response {
+                    TxnOpResponse::Get(got) => Some(got.kvs().first().map(|kv| kv.value().to_vec())),
+                    TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
+                });
+            let found = self.value(found.flatten())?;
+            if found == seen {
+                return Err(CoordinationError::RolledBack {
+                    what: "the generation in its config",
+                    seen: config.generation,
+                    found: 0,
+                });
+            }
+            self.seen = Some(found);
+        }
+    }
+
+    async fn read(&self) -> Result<Value, CoordinationError> {
+        let mut kv = self.shared.client.kv_client();
+        let got = call("the counter", kv.get(self.shared.keys.counter.clone(), None)).await?;
+        self.value(got.kvs().first().map(|kv| kv.value().to_vec()))
+    }
+
+    /// A value that was read, unless it is one that cannot be: the counter never goes back.
+    fn value(&self, bytes: Option<Vec<u8>>) -> Result<Value, CoordinationError> {
+        let value = match bytes {
+            None => Value(None),
+            Some(bytes) => Value(Some((decode(&self.shared.keys.counter, &bytes)?, bytes))),
+        };
+        let last = value.0.as_ref().map_or(Seq::ZERO, |(record, _)| record.last());
+        let highest = *self.shared.counter.borrow();
+        if last < highest {
+            return Err(CoordinationError::RolledBack {
+                what: "its counter",
+                seen: highest.get(),
+                found: last.get(),
+            });
+        }
+        Ok(value)
+    }
+
+    /// The value after `count` numbers were taken, and what that gives.
+    fn next(&self, seen: &Value, count: u64) -> Result<(CounterRecord, Allocation), CoordinationError> {
+        let (last, time) = match &seen.0 {
+            Some((record, _)) => (record.last(), record.time()),
+            None => (Seq::ZERO, Timestamp::ZERO),
+        };
+        let now = clock::utc_now();
+        let behind = time.since(now);
+        if u128::from(behind) > CLOCK_OFF_MAX.as_micros() {
+            return Err(CoordinationError::ClockOff {
+                seconds: behind / 1_000_000,
+            });
+        }
+        let time = time.max(now);
+        let next = CounterRecord {
+            format: FORMAT,
+            seq: last.plus(count).get(),
+            time_us: time.get(),
+            generation: self.shared.config.generation,
+        };
+        Ok((
+            next,
+            Allocation {
+                first: last.next(),
+                time,
+            },
+        ))
+    }
+}
+
+/// Deals the numbers out, in the order in which they were asked for.
+fn deal(allocation: Allocation, waiting: impl Iterator<Item = Wanted>) {
+    let mut first = allocation.first;
+    for Wanted { count, reply } in waiting {
+        // Whoever is gone leaves a hole.
+        drop(reply.send(Ok(Allocation { first, ..allocation })));
+        first = first.plus(count);
+    }
+}

@@ -1,0 +1,295 @@
+//! What a node finds or makes in etcd when it starts: the database's config, and its own id.
+
+use super::records::{ConfigRecord, FORMAT, IdRecord, Keys, LiveRecord, decode, encode};
+use super::{EtcdCoordinator, EtcdSettings, Known, Shared, call};
+use crate::clock;
+use crate::coordination::{CoordinationError, View};
+use crate::limits::{ETCD_CONNECT_TIMEOUT, ETCD_KEEP_ALIVE, ETCD_RETRY_MAX, ETCD_RETRY_MIN};
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
+};
+use rdb_proto::limits::SLOTS;
+use rdb_proto::types::{NodeId, Seq};
+use std::sync::{Arc, Mutex};
+use tokio::sync::watch as channel;
+use uuid::Uuid;
+
+/// Releases of etcd before which a revoked or lapsed lease can be lost by a new leader of etcd.
+const FIRST_SOUND: [(u64, u64, u64); 2] = [(3, 4, 31), (3, 5, 13)];
+
+/// Share of the quota, in percent, from which on the operator is warned.
+const QUOTA_WARN_PERCENT: i64 = 80;
+
+/// Quota of an etcd that says nothing of it: its default.
+const QUOTA_DEFAULT: i64 = 2 << 30;
+
+/// A connection to etcd, and the database that is there.
+#[derive(Debug)]
+pub struct Connected {
+    client: Unprinted,
+    keys: Keys,
+    settings: EtcdSettings,
+    config: ConfigRecord,
+    warnings: Vec<String>,
+}
+
+/// The client, which cannot be printed.
+struct Unprinted(Client);
+
+impl std::fmt::Debug for Unprinted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Client")
+    }
+}
+
+/// Connects to etcd, and finds the database's config or makes it. Waits for an etcd that does not answer.
+///
+/// # Errors
+/// [`CoordinationError::SettingsDiffer`], [`CoordinationError::Malformed`], or what cannot be mended by waiting.
+pub async fn connect(settings: EtcdSettings) -> Result<Connected, CoordinationError> {
+    let keys = Keys::new(&settings.database, &settings.counter_key);
+    let mut wait = ETCD_RETRY_MIN;
+    loop {
+        match try_connect(&settings, &keys).await {
+            Ok((client, config, warnings)) => {
+                for warning in &warnings {
+                    tracing::warn!("{warning}");
+                }
+                return Ok(Connected {
+                    client: Unprinted(client),
+                    keys,
+                    settings,
+                    config,
+                    warnings,
+                });
+            }
+            Err(error @ CoordinationError::Unavailable { .. }) => {
+                tracing::warn!(endpoints = ?settings.endpoints, %error, "waiting for etcd");
+            }
+            Err(error) => return Err(error),
+        }
+        clock::sleep(wait).await;
+        wait = wait.saturating_mul(2).min(ETCD_RETRY_MAX);
+    }
+}
+
+async fn try_connect(
+    settings: &EtcdSettings,
+    keys: &Keys,
+) -> Result<(Client, ConfigRecord, Vec<String>), CoordinationError> {
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(ETCD_CONNECT_TIMEOUT)
+        .with_keep_alive(ETCD_KEEP_ALIVE, ETCD_KEEP_ALIVE)
+        .with_keep_alive_while_idle(true);
+    if let Some(user) = &settings.user {
+        options = options.with_user(user, settings.password.as_deref().unwrap_or_default());
+    }
+    let client = call("etcd", Client::connect(&settings.endpoints, Some(options))).await?;
+    let config = config(&client, settings, keys).await?;
+    let warnings = warnings(&client).await?;
+    Ok((client, config, warnings))
+}
+
+/// The config that is there, or the one of these settings when there is none.
+async fn config(
+    client: &Client,
+    settings: &EtcdSettings,
+    keys: &Keys,
+) -> Result<ConfigRecord, CoordinationError> {
+    let mine = ConfigRecord {
+        format: FORMAT,
+        database: clock::new_uuid(),
+        groups: settings.shard_groups,
+        group_size: settings.group_size,
+        writes: settings.writes,
+        slots: SLOTS,
+        generation: 1,
+    };
+    let key = keys.config();
+    let txn = Txn::new()
+        .when([Compare::version(key.clone(), CompareOp::Equal, 0)])
+        .and_then([TxnOp::put(key.clone(), encode(&mine), None)])
+        .or_else([TxnOp::get(key.clone(), None)]);
+    let answer = call("the database's config", client.kv_client().txn(txn)).await?;
+    if answer.succeeded() {
+        tracing::info!(database = %mine.database, "made the database");
+        return Ok(mine);
+    }
+    let found = answer
+        .op_responses()
+        .into_iter()
+        .find_map(|response| match response {
+            TxnOpResponse::Get(got) => got.kvs().first().map(|kv| kv.value().to_vec()),
+            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
+        });
+    let config: ConfigRecord = decode(&key, &found.unwrap_or_default())?;
+    let differ = [
+        ("SHARD_GROUPS", mine.groups, config.groups),
+        ("GROUP_SIZE", mine.group_size, config.group_size),
+        ("WRITES", mine.writes, config.writes),
+    ];
+    let other = differ
+        .into_iter()
+        .find(|(_, actual, expected)| actual != expected);
+    match other {
+        None => Ok(config),
+        Some((variable, actual, expected)) => Err(CoordinationError::SettingsDiffer {
+            variable,
+            actual: actual.to_string(),
+            expected: expected.to_string(),
+        }),
+    }
+}
+
+/// What an operator should know of this etcd. Whether it compacts by itself cannot be asked for.
+async fn warnings(client: &Client) -> Result<Vec<String>, CoordinationError> {
+    let status = call("etcd's status", client.maintenance_client().status()).await?;
+    let mut warnings = Vec::new();
+    if is_unsound(status.version()) {
+        warnings.push(format!(
+            "etcd is {}, which can keep a lapsed lease alive after a change of its leader: use 3.4.31, 3.5.13 or later",
+            status.version()
+        ));
+    }
+    let quota = match status.db_size_quota() {
+        0 => QUOTA_DEFAULT,
+        quota => quota,
+    };
+    if status.db_size().saturating_mul(100) / quota.max(1) >= QUOTA_WARN_PERCENT {
+        warnings.push(format!(
+            "etcd's database has {} bytes of {quota}: compact and defragment it, and let it compact by itself",
+            status.db_size()
+        ));
+    }
+    Ok(warnings)
+}
+
+fn is_unsound(version: &str) -> bool {
+    let mut numbers = version
+        .split(['.', '-'])
+        .map_while(|part| part.parse::<u64>().ok());
+    let (Some(major), Some(minor), Some(patch)) = (numbers.next(), numbers.next(), numbers.next()) else {
+        return false;
+    };
+    FIRST_SOUND
+        .into_iter()
+        .any(|sound| (major, minor) == (sound.0, sound.1) && patch < sound.2)
+        || (major, minor) < (3, 4)
+}
+
+impl Connected {
+    /// Id of the database.
+    pub const fn database(&self) -> Uuid {
+        self.config.database
+    }
+
+    /// Registers this node by its name and data directory, and starts to follow etcd.
+    ///
+    /// # Errors
+    /// [`CoordinationError::NameTaken`] when another live node has the name; [`CoordinationError::Unavailable`].
+    pub async fn join(self, directory: Uuid) -> Result<EtcdCoordinator, CoordinationError> {
+        let ttl = i64::try_from(self.settings.lease_ttl.as_secs()).unwrap_or(i64::MAX);
+        let granted = call("a lease", self.client.0.lease_client().grant(ttl, None)).await?;
+        let incarnation = clock::new_uuid();
+        let node = self.register(directory, granted.id(), incarnation).await?;
+        let known = Known {
+            warnings: self.warnings,
+            ..Known::default()
+        };
+        let shared = Arc::new(Shared {
+            client: self.client.0,
+            keys: self.keys,
+            settings: self.settings,
+            config: self.config,
+            node,
+            incarnation,
+            known: Mutex::new(known),
+            view: channel::Sender::new(Arc::new(View::default())),
+            counter: channel::Sender::new(Seq::ZERO),
+            lease: channel::Sender::new(Some(granted.id())),
+        });
+        super::watch::list(&shared).await?;
+        Ok(EtcdCoordinator::start(shared, granted.id()))
+    }
+
+    /// The node's id: the one that its directory had before, or a new one. An emptied disk comes back as a new node,
+    /// since an empty voter could elect data away.
+    async fn register(
+        &self,
+        directory: Uuid,
+        lease: i64,
+        incarnation: Uuid,
+    ) -> Result<NodeId, CoordinationError> {
+        let key = self.keys.id(&self.settings.node_name);
+        loop {
+            let mut kv = self.client.0.kv_client();
+            let found = call("the node's id", kv.get(key.clone(), None)).await?;
+            let found = found
+                .kvs()
+                .first()
+                .map(|kv| (kv.value().to_vec(), kv.mod_revision()));
+            let (node, revision) = match found {
+                None => (NodeId(clock::random_u64()), 0),
+                Some((value, revision)) => {
+                    let record: IdRecord = decode(&key, &value)?;
+                    if record.directory == directory {
+                        (NodeId(record.node), revision)
+                    } else {
+                        self.assert_gone(NodeId(record.node)).await?;
+                        (NodeId(clock::random_u64()), revision)
+                    }
+                }
+            };
+            let id = IdRecord {
+                format: FORMAT,
+                node: node.0,
+                directory,
+            };
+            let live = LiveRecord {
+                format: FORMAT,
+                name: self.settings.node_name.clone(),
+                address: self.settings.address.clone(),
+                release: self.settings.release.clone(),
+                incarnation,
+            };
+            let leased = PutOptions::new().with_lease(lease);
+            let txn = Txn::new()
+                .when([Compare::mod_revision(key.clone(), CompareOp::Equal, revision)])
+                .and_then([
+                    TxnOp::put(key.clone(), encode(&id), None),
+                    TxnOp::put(self.keys.live(node), encode(&live), Some(leased)),
+                ]);
+            if call("the node's id", kv.txn(txn)).await?.succeeded() {
+                return Ok(node);
+            }
+        }
+    }
+
+    /// A name whose node is live belongs to that node.
+    async fn assert_gone(&self, node: NodeId) -> Result<(), CoordinationError> {
+        let options = GetOptions::new().with_count_only();
+        let mut kv = self.client.0.kv_client();
+        let live = call("the live nodes", kv.get(self.keys.live(node), Some(options))).await?;
+        if live.count() == 0 {
+            return Ok(());
+        }
+        Err(CoordinationError::NameTaken {
+            name: self.settings.node_name.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_that_can_keep_a_lapsed_lease_are_known() {
+        for unsound in ["3.4.23", "3.4.30", "3.5.0", "3.5.12", "3.3.27"] {
+            assert!(is_unsound(unsound), "{unsound}");
+        }
+        for sound in ["3.4.31", "3.5.13", "3.5.13-rc.1", "3.6.0", "4.0.0", "unknown"] {
+            assert!(!is_unsound(sound), "{sound}");
+        }
+    }
+}

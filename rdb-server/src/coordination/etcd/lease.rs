@@ -1,0 +1,88 @@
+//! The node's lease: kept alive, and taken anew when it was lost, without leaving the process.
+
+use super::records::encode;
+use super::{Shared, call};
+use crate::clock;
+use crate::coordination::CoordinationError;
+use crate::limits::{ETCD_RETRY_MAX, ETCD_RETRY_MIN};
+use etcd_client::PutOptions;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Keeps `lease` alive, and each that follows it, for ever.
+#[expect(clippy::infinite_loop, reason = "it ends with its task")]
+pub(super) async fn keep(shared: Arc<Shared>, mut lease: i64) {
+    loop {
+        keep_alive(&shared, lease).await;
+        shared.lease.send_replace(None);
+        tracing::warn!(node = %shared.settings.node_name, "the lease in etcd is lost; taking another one");
+        lease = take_anew(&shared).await;
+        shared.lease.send_replace(Some(lease));
+        tracing::info!(node = %shared.settings.node_name, "holding a lease in etcd again");
+    }
+}
+
+/// Returns when the lease is lost: etcd says so, or was not heard for as long as the lease lasts.
+async fn keep_alive(shared: &Shared, lease: i64) {
+    let mut renewed = clock::monotonic();
+    while is_within(renewed, shared) {
+        match renew(shared, lease, &mut renewed).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::debug!(%error, "the lease could not be renewed; trying again");
+                clock::sleep(ETCD_RETRY_MIN).await;
+            }
+        }
+    }
+}
+
+fn is_within(renewed: Instant, shared: &Shared) -> bool {
+    clock::monotonic().saturating_duration_since(renewed) < shared.settings.lease_ttl
+}
+
+/// Renews over one stream until that breaks (an error) or etcd does not know the lease any more.
+async fn renew(shared: &Shared, lease: i64, renewed: &mut Instant) -> Result<(), CoordinationError> {
+    let mut leases = shared.client.lease_client();
+    let (mut keeper, mut answers) = call("the lease", leases.keep_alive(lease)).await?;
+    loop {
+        let asked = clock::monotonic();
+        call("the lease", keeper.keep_alive()).await?;
+        let Some(answer) = call("the lease", answers.message()).await? else {
+            return Err(CoordinationError::Unavailable {
+                what: "the lease",
+                why: "etcd ended the stream".to_owned(),
+            });
+        };
+        if answer.ttl() <= 0 {
+            return Ok(());
+        }
+        *renewed = asked;
+        clock::sleep(shared.settings.refresh_interval).await;
+    }
+}
+
+async fn take_anew(shared: &Shared) -> i64 {
+    let mut wait = ETCD_RETRY_MIN;
+    loop {
+        match try_take(shared).await {
+            Ok(lease) => return lease,
+            Err(error) => tracing::debug!(%error, "no lease yet; trying again"),
+        }
+        clock::sleep(wait).await;
+        wait = wait.saturating_mul(2).min(ETCD_RETRY_MAX);
+    }
+}
+
+async fn try_take(shared: &Shared) -> Result<i64, CoordinationError> {
+    let ttl = i64::try_from(shared.settings.lease_ttl.as_secs()).unwrap_or(i64::MAX);
+    let granted = call("a lease", shared.client.lease_client().grant(ttl, None)).await?;
+    let leased = PutOptions::new().with_lease(granted.id());
+    let key = shared.keys.live(shared.node);
+    let mut kv = shared.client.kv_client();
+    call(
+        "the live nodes",
+        kv.put(key, encode(&shared.live_record()), Some(leased)),
+    )
+    .await?;
+    Ok(granted.id())
+}

@@ -1,0 +1,326 @@
+//! What etcd holds of the database, as this node knows it: kept by a listing and a watch, read by everything else.
+
+use super::records::{
+    ControllerRecord, CounterRecord, EpochRecord, IdRecord, Keys, LeaderRecord, LiveRecord, MembersRecord,
+    decode,
+};
+use crate::coordination::{CoordinationError, NodeInfo, SeatKey, View};
+use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq, Side};
+use std::collections::BTreeMap;
+
+/// A value with the revision of its last change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct At<T> {
+    pub(super) value: T,
+    pub(super) revision: i64,
+}
+
+/// The keys of the database. One that cannot be read counts as absent, and is complained of.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Mirror {
+    /// Everything before it is known.
+    pub(super) revision: i64,
+    ids: BTreeMap<String, IdRecord>,
+    live: BTreeMap<NodeId, LiveRecord>,
+    /// Where nodes were reached when they were live.
+    last_live: BTreeMap<NodeId, LiveRecord>,
+    pub(super) controller: Option<ControllerRecord>,
+    pub(super) members: BTreeMap<GroupId, At<MembersRecord>>,
+    epochs: BTreeMap<SeatId, At<EpochRecord>>,
+    leaders: BTreeMap<SeatId, LeaderRecord>,
+    pub(super) counter: Option<CounterRecord>,
+    complaints: BTreeMap<String, String>,
+}
+
+/// The part of a key behind the prefix, taken apart.
+enum Name<'a> {
+    Id(&'a str),
+    Live(NodeId),
+    Controller,
+    Members(GroupId),
+    Epoch(SeatId),
+    Leader(SeatId),
+    Counter,
+    Other,
+}
+
+fn name_of<'a>(keys: &Keys, key: &'a str) -> Name<'a> {
+    if key == keys.counter {
+        return Name::Counter;
+    }
+    let Some(name) = key.strip_prefix(keys.prefix.as_str()) else {
+        return Name::Other;
+    };
+    let parts: Vec<&str> = name.split('/').collect();
+    match parts.as_slice() {
+        ["ids", name] => Name::Id(name),
+        ["live", node] => node.parse().map_or(Name::Other, |node| Name::Live(NodeId(node))),
+        ["controller"] => Name::Controller,
+        ["groups", group, "members"] => group
+            .parse()
+            .map_or(Name::Other, |group| Name::Members(GroupId(group))),
+        ["groups", group, "seats", side, what] => match (seat_of(group, side), *what) {
+            (Some(seat), "epoch") => Name::Epoch(seat),
+            (Some(seat), "leader") => Name::Leader(seat),
+            _ => Name::Other,
+        },
+        _ => Name::Other,
+    }
+}
+
+fn seat_of(group: &str, side: &str) -> Option<SeatId> {
+    let group = GroupId(group.parse().ok()?);
+    let side: u32 = side.parse().ok()?;
+    let side = Side::BOTH.into_iter().find(|one| one.number() == side)?;
+    Some(SeatId { group, side })
+}
+
+impl Mirror {
+    /// Begins anew with a listing; remembers only where nodes were.
+    pub(super) fn restart(&mut self, revision: i64) {
+        *self = Self {
+            revision,
+            last_live: std::mem::take(&mut self.last_live),
+            ..Self::default()
+        };
+    }
+
+    pub(super) fn put(&mut self, keys: &Keys, key: &str, value: &[u8], revision: i64) {
+        self.revision = self.revision.max(revision);
+        let result = self.try_put(keys, key, value, revision);
+        match result {
+            Ok(()) => {
+                self.complaints.remove(key);
+            }
+            Err(error) => {
+                self.complaints.insert(key.to_owned(), error.to_string());
+                self.delete(keys, key, revision);
+            }
+        }
+    }
+
+    fn try_put(
+        &mut self,
+        keys: &Keys,
+        key: &str,
+        value: &[u8],
+        revision: i64,
+    ) -> Result<(), CoordinationError> {
+        match name_of(keys, key) {
+            Name::Id(name) => {
+                self.ids.insert(name.to_owned(), decode(key, value)?);
+            }
+            Name::Live(node) => {
+                let record: LiveRecord = decode(key, value)?;
+                self.last_live.insert(node, record.clone());
+                self.live.insert(node, record);
+            }
+            Name::Controller => self.controller = Some(decode(key, value)?),
+            Name::Members(group) => {
+                let value = decode(key, value)?;
+                self.members.insert(group, At { value, revision });
+            }
+            Name::Epoch(seat) => {
+                let value = decode(key, value)?;
+                self.epochs.insert(seat, At { value, revision });
+            }
+            Name::Leader(seat) => {
+                self.leaders.insert(seat, decode(key, value)?);
+            }
+            Name::Counter => self.counter = Some(decode(key, value)?),
+            Name::Other => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn delete(&mut self, keys: &Keys, key: &str, revision: i64) {
+        self.revision = self.revision.max(revision);
+        match name_of(keys, key) {
+            Name::Id(name) => {
+                self.ids.remove(name);
+            }
+            Name::Live(node) => {
+                self.live.remove(&node);
+            }
+            Name::Controller => self.controller = None,
+            Name::Members(group) => {
+                self.members.remove(&group);
+            }
+            Name::Epoch(seat) => {
+                self.epochs.remove(&seat);
+            }
+            Name::Leader(seat) => {
+                self.leaders.remove(&seat);
+            }
+            Name::Counter => self.counter = None,
+            Name::Other => {}
+        }
+    }
+
+    /// The last epoch of a seat, with the revision of its key; 0 when there was none.
+    pub(super) fn epoch(&self, seat: SeatId) -> At<EpochRecord> {
+        let never = || At {
+            value: EpochRecord::default(),
+            revision: 0,
+        };
+        self.epochs.get(&seat).cloned().unwrap_or_else(never)
+    }
+
+    /// Last seq handed out.
+    pub(super) fn last_seq(&self) -> Seq {
+        self.counter.as_ref().map_or(Seq::ZERO, CounterRecord::last)
+    }
+
+    /// What concerns the rest of the node.
+    pub(super) fn view(&self, problem: Option<String>, warnings: &[String]) -> View {
+        let name = |(name, id): (&String, &IdRecord)| {
+            let node = NodeId(id.node);
+            let record = self.last_live.get(&node);
+            let info = NodeInfo {
+                name: name.clone(),
+                address: record.map(|live| live.address.clone()).unwrap_or_default(),
+                release: record.map(|live| live.release.clone()).unwrap_or_default(),
+                is_live: self.live.contains_key(&node),
+            };
+            (node, info)
+        };
+        let seats = self.members.keys().flat_map(|group| {
+            let seat = |side| SeatId { group: *group, side };
+            Side::BOTH.map(seat)
+        });
+        let learners = self
+            .members
+            .iter()
+            .filter(|(_, members)| !members.value.learners.is_empty());
+        View {
+            nodes: self.ids.iter().map(name).collect(),
+            groups: self
+                .members
+                .iter()
+                .map(|(group, members)| (*group, members.value.membership()))
+                .collect(),
+            learners: learners
+                .map(|(group, members)| {
+                    (
+                        *group,
+                        members.value.learners.iter().copied().map(NodeId).collect(),
+                    )
+                })
+                .collect(),
+            seats: seats.map(|seat| (seat, self.seat_key(seat))).collect(),
+            controller: self.controller.as_ref().map(|record| NodeId(record.node)),
+            problem,
+            warnings: warnings.iter().chain(self.complaints.values()).cloned().collect(),
+        }
+    }
+
+    /// A seat's key. Its revision tells apart every state: the epoch key changes with every election and with every
+    /// giving up, and between those the leader key can only vanish.
+    pub(super) fn seat_key(&self, seat: SeatId) -> SeatKey {
+        let epoch = self.epoch(seat);
+        let holder = self.leaders.get(&seat).map(|leader| Epoch {
+            number: leader.number,
+            node: NodeId(leader.node),
+        });
+        let doubled = u64::try_from(epoch.revision)
+            .unwrap_or_default()
+            .saturating_mul(2);
+        SeatKey {
+            holder,
+            successor: epoch.value.successor.map(NodeId).filter(|_| holder.is_none()),
+            revision: doubled.saturating_add(u64::from(holder.is_none())),
+        }
+    }
+}
+
+/// The revision of the epoch key that a seat key's revision was made from, and whether nobody held the seat.
+pub(super) fn split_revision(revision: u64) -> (i64, bool) {
+    (i64::try_from(revision / 2).unwrap_or(i64::MAX), revision % 2 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::records::{FORMAT, encode};
+    use super::*;
+    use uuid::Uuid;
+
+    const SEAT: SeatId = SeatId {
+        group: GroupId(0),
+        side: Side::One,
+    };
+
+    fn keys() -> Keys {
+        Keys::new("test", "/elsewhere")
+    }
+
+    fn elected(mirror: &mut Mirror, number: u64, node: u64, revision: i64) {
+        let leader = LeaderRecord {
+            format: FORMAT,
+            node,
+            number,
+            incarnation: Uuid::nil(),
+        };
+        let epoch = EpochRecord {
+            format: FORMAT,
+            number,
+            successor: None,
+        };
+        mirror.put(&keys(), &keys().leader(SEAT), &encode(&leader), revision);
+        mirror.put(&keys(), &keys().epoch(SEAT), &encode(&epoch), revision);
+    }
+
+    #[test]
+    fn every_change_of_a_seat_changes_its_revision() {
+        let mut mirror = Mirror::default();
+        let mut seen = vec![mirror.seat_key(SEAT)];
+        elected(&mut mirror, 1, 7, 10);
+        seen.push(mirror.seat_key(SEAT));
+        mirror.delete(&keys(), &keys().leader(SEAT), 11);
+        seen.push(mirror.seat_key(SEAT));
+        elected(&mut mirror, 2, 8, 12);
+        seen.push(mirror.seat_key(SEAT));
+        mirror.delete(&keys(), &keys().leader(SEAT), 13);
+        let given_up = EpochRecord {
+            format: FORMAT,
+            number: 2,
+            successor: Some(7),
+        };
+        mirror.put(&keys(), &keys().epoch(SEAT), &encode(&given_up), 13);
+        seen.push(mirror.seat_key(SEAT));
+        let revisions: Vec<u64> = seen.iter().map(|key| key.revision).collect();
+        assert_eq!(revisions, [1, 20, 21, 24, 27]);
+        assert_eq!(seen[4].successor, Some(NodeId(7)));
+        assert_eq!(split_revision(21), (10, true));
+    }
+
+    #[test]
+    fn a_node_that_is_gone_is_remembered_by_its_address() {
+        let mut mirror = Mirror::default();
+        let id = IdRecord {
+            format: FORMAT,
+            node: 7,
+            directory: Uuid::nil(),
+        };
+        let live = LiveRecord {
+            format: FORMAT,
+            name: "n1".to_owned(),
+            address: "127.0.0.1:1".to_owned(),
+            release: "0.1.0".to_owned(),
+            incarnation: Uuid::nil(),
+        };
+        mirror.put(&keys(), &keys().id("n1"), &encode(&id), 1);
+        mirror.put(&keys(), &keys().live(NodeId(7)), &encode(&live), 1);
+        mirror.delete(&keys(), &keys().live(NodeId(7)), 2);
+        let view = mirror.view(None, &[]);
+        assert_eq!(view.address(NodeId(7)), Some("127.0.0.1:1"));
+        assert!(!view.nodes[&NodeId(7)].is_live);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_read_is_complained_of() {
+        let mut mirror = Mirror::default();
+        mirror.put(&keys(), "/elsewhere", b"17", 1);
+        assert_eq!(mirror.last_seq(), Seq::ZERO);
+        assert_eq!(mirror.view(None, &[]).warnings.len(), 1);
+    }
+}

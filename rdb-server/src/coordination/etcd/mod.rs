@@ -1,0 +1,293 @@
+//! The coordinator of a cluster: etcd (DESIGN 5).
+//!
+//! The client library makes calls; everything that makes them last is here: streams that reconnect, deadlines, leases
+//! that are taken anew without leaving the process.
+//!
+//! | file | decides |
+//! |---|---|
+//! | `records` | names of the keys, and the values under them |
+//! | `join` | what a node finds or makes when it starts: the database's config, its own id |
+//! | `lease` | that etcd knows this node as live, and under which lease |
+//! | `watch` | what this node knows of etcd: a listing, then a watch, then again |
+//! | `mirror` | what is known, and what the rest of the node sees of it |
+//! | `election` | the txns of a seat |
+//! | `allocator` | one txn at a time for all numbers that wait |
+//! | `controller` | the node that places groups |
+//! | `placement` | which nodes get which groups |
+
+mod allocator;
+mod controller;
+mod election;
+mod join;
+mod lease;
+mod mirror;
+mod placement;
+mod records;
+mod watch;
+
+pub use join::{Connected, connect};
+
+use super::{Allocation, CoordinationError, Coordinator, Granted, View};
+use crate::clock;
+use crate::limits::{ETCD_ALLOCATIONS_MAX, ETCD_CALL_TIMEOUT};
+use allocator::{Allocator, Wanted};
+use async_trait::async_trait;
+use etcd_client::Client;
+use futures::future::BoxFuture;
+use mirror::Mirror;
+use rdb_proto::types::{Epoch, NodeId, SeatId, Seq};
+use records::{ConfigRecord, Keys, LiveRecord};
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch as channel};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+/// Where etcd is, and what the node wants there.
+#[derive(Clone)]
+pub struct EtcdSettings {
+    /// host:port of each member of etcd, perhaps with a scheme.
+    pub endpoints: Vec<String>,
+    /// User of etcd, when it asks for one.
+    pub user: Option<String>,
+    /// Password of that user.
+    pub password: Option<String>,
+    /// `DB`.
+    pub database: String,
+    /// `COUNTER_KEY`.
+    pub counter_key: String,
+    /// `SHARD_GROUPS`.
+    pub shard_groups: u32,
+    /// `GROUP_SIZE`.
+    pub group_size: u32,
+    /// `WRITES`.
+    pub writes: u32,
+    /// `LEASE_TTL`.
+    pub lease_ttl: Duration,
+    /// `REFRESH_INTERVAL`.
+    pub refresh_interval: Duration,
+    /// `NODE`.
+    pub node_name: String,
+    /// Where others reach the node: host:port of gRPC.
+    pub address: String,
+    /// Release of the server.
+    pub release: String,
+}
+
+/// Without the password.
+impl fmt::Debug for EtcdSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdSettings")
+            .field("endpoints", &self.endpoints)
+            .field("database", &self.database)
+            .field("node_name", &self.node_name)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the tasks of a coordinator share.
+struct Shared {
+    client: Client,
+    keys: Keys,
+    settings: EtcdSettings,
+    config: ConfigRecord,
+    node: NodeId,
+    incarnation: Uuid,
+    known: Mutex<Known>,
+    view: channel::Sender<Arc<View>>,
+    counter: channel::Sender<Seq>,
+    /// The lease that this node holds now.
+    lease: channel::Sender<Option<i64>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    mirror: Mirror,
+    problem: Option<String>,
+    warnings: Vec<String>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("node", &self.node)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // A panic while the lock was held ends the process.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known, and shows it when that makes a difference.
+    fn learn(&self, change: impl FnOnce(&mut Known)) {
+        let (view, last_seq) = {
+            let mut known = self.known();
+            change(&mut known);
+            let view = known.mirror.view(known.problem.clone(), &known.warnings);
+            (view, known.mirror.last_seq())
+        };
+        self.saw_counter(last_seq);
+        self.view.send_if_modified(|shown| {
+            let is_new = **shown != view;
+            if is_new {
+                *shown = Arc::new(view);
+            }
+            is_new
+        });
+    }
+
+    fn saw_counter(&self, seq: Seq) {
+        self.counter.send_if_modified(|seen| {
+            let is_later = seq > *seen;
+            *seen = seq.max(*seen);
+            is_later
+        });
+    }
+
+    fn live_record(&self) -> LiveRecord {
+        LiveRecord {
+            format: records::FORMAT,
+            name: self.settings.node_name.clone(),
+            address: self.settings.address.clone(),
+            release: self.settings.release.clone(),
+            incarnation: self.incarnation,
+        }
+    }
+
+    /// The lease, for keys that end with it.
+    fn lease(&self) -> Result<i64, CoordinationError> {
+        self.lease.borrow().ok_or(CoordinationError::NoLease)
+    }
+}
+
+/// Makes one call, with a deadline. The future is boxed: those of the client are large.
+fn call<'a, T: 'a>(
+    what: &'static str,
+    call: impl Future<Output = Result<T, etcd_client::Error>> + Send + 'a,
+) -> BoxFuture<'a, Result<T, CoordinationError>> {
+    let call = Box::pin(call);
+    Box::pin(async move {
+        let unavailable = |why: String| CoordinationError::Unavailable { what, why };
+        match clock::within(ETCD_CALL_TIMEOUT, call).await {
+            Some(result) => result.map_err(|error| unavailable(error.to_string())),
+            None => Err(unavailable(format!("no answer within {ETCD_CALL_TIMEOUT:?}"))),
+        }
+    })
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct EtcdCoordinator {
+    shared: Arc<Shared>,
+    wanted: mpsc::Sender<Wanted>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+impl EtcdCoordinator {
+    /// Starts the tasks of a node that holds `lease`.
+    fn start(shared: Arc<Shared>, lease: i64) -> Self {
+        let (wanted, queue) = mpsc::channel(ETCD_ALLOCATIONS_MAX);
+        let this = Self {
+            shared,
+            wanted,
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        };
+        this.spawn(lease::keep(Arc::clone(&this.shared), lease));
+        this.spawn(watch::follow(Arc::clone(&this.shared)));
+        this.spawn(controller::run(Arc::clone(&this.shared)));
+        this.spawn(Allocator::new(Arc::clone(&this.shared)).run(queue));
+        this
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let closing = self.closing.clone();
+        // The tracker counts the task, and a panic ends the process.
+        drop(self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = closing.cancelled() => {}
+            }
+        }));
+    }
+}
+
+#[async_trait]
+impl Coordinator for EtcdCoordinator {
+    fn node_id(&self) -> NodeId {
+        self.shared.node
+    }
+
+    fn view(&self) -> channel::Receiver<Arc<View>> {
+        self.shared.view.subscribe()
+    }
+
+    async fn campaign(
+        &self,
+        seat: SeatId,
+        above: Epoch,
+        revision: u64,
+    ) -> Result<Option<Granted>, CoordinationError> {
+        election::campaign(&self.shared, seat, above, revision).await
+    }
+
+    async fn raise(
+        &self,
+        seat: SeatId,
+        epoch: Epoch,
+        above: Epoch,
+    ) -> Result<Option<Granted>, CoordinationError> {
+        election::raise(&self.shared, seat, epoch, above).await
+    }
+
+    async fn give_up(
+        &self,
+        seat: SeatId,
+        epoch: Epoch,
+        successor: Option<NodeId>,
+    ) -> Result<(), CoordinationError> {
+        election::give_up(&self.shared, seat, epoch, successor).await
+    }
+
+    async fn allocate(&self, count: u64) -> Result<Allocation, CoordinationError> {
+        assert!(count > 0, "an allocation asks for at least one number");
+        let (reply, answer) = oneshot::channel();
+        let gone = || CoordinationError::Unavailable {
+            what: "the counter",
+            why: "the node is stopping".to_owned(),
+        };
+        self.wanted
+            .send(Wanted { count, reply })
+            .await
+            .map_err(|_closed| gone())?;
+        answer.await.map_err(|_closed| gone())?
+    }
+
+    fn counter(&self) -> channel::Receiver<Seq> {
+        self.shared.counter.subscribe()
+    }
+
+    /// Everything in etcd is durable there.
+    fn note_durable(&self, _seq: Seq) {}
+
+    async fn close(&self) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        let lease = *self.shared.lease.borrow();
+        if let Some(lease) = lease
+            && let Err(error) = call("the lease", self.shared.client.lease_client().revoke(lease)).await
+        {
+            tracing::warn!(%error, "the lease could not be given back; it ends by itself");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What this node knows of etcd: a listing, then a watch from there on; when that breaks, the same again.
+
+use super::{Shared, call};
+use crate::clock;
+use crate::coordination::CoordinationError;
+use crate::limits::{ETCD_RETRY_MAX, ETCD_RETRY_MIN};
+use etcd_client::{EventType, GetOptions, WatchOptions, WatchResponse};
+use std::convert::Infallible;
+use std::sync::Arc;
+
+/// Follows etcd for ever. Every break ends in a new listing: what was compacted away meanwhile is in it.
+#[expect(clippy::infinite_loop, reason = "it ends with its task")]
+pub(super) async fn follow(shared: Arc<Shared>) {
+    let mut wait = ETCD_RETRY_MIN;
+    loop {
+        let began = clock::monotonic();
+        let error = match watch(&shared).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        shared.learn(|known| known.problem = Some(error.to_string()));
+        tracing::warn!(%error, "etcd is not followed; trying again");
+        if clock::monotonic().saturating_duration_since(began) > ETCD_RETRY_MAX {
+            wait = ETCD_RETRY_MIN;
+        }
+        loop {
+            clock::sleep(wait).await;
+            wait = wait.saturating_mul(2).min(ETCD_RETRY_MAX);
+            match list(&shared).await {
+                Ok(()) => break,
+                Err(error) => tracing::debug!(%error, "etcd cannot be listed; trying again"),
+            }
+        }
+        tracing::info!("etcd is followed again");
+    }
+}
+
+/// Reads every key of the database, at one revision.
+pub(super) async fn list(shared: &Shared) -> Result<(), CoordinationError> {
+    let mut kv = shared.client.kv_client();
+    let prefix = GetOptions::new().with_prefix();
+    let listed = call(
+        "the database's keys",
+        kv.get(shared.keys.prefix.clone(), Some(prefix)),
+    )
+    .await?;
+    let revision = listed.header().map_or(0, etcd_client::ResponseHeader::revision);
+    // It only grows, so a value that is newer than the rest does no harm.
+    let counter = call("the counter", kv.get(shared.keys.counter.clone(), None)).await?;
+    let known_revision = shared.known().mirror.revision;
+    if revision < known_revision {
+        return Err(went_back(known_revision, revision));
+    }
+    shared.learn(|known| {
+        known.problem = None;
+        known.mirror.restart(revision);
+        for kv in listed.kvs().iter().chain(counter.kvs()) {
+            let key = String::from_utf8_lossy(kv.key());
+            known
+                .mirror
+                .put(&shared.keys, &key, kv.value(), kv.mod_revision());
+        }
+    });
+    Ok(())
+}
+
+fn went_back(seen: i64, found: i64) -> CoordinationError {
+    CoordinationError::RolledBack {
+        what: "its revision",
+        seen: u64::try_from(seen).unwrap_or_default(),
+        found: u64::try_from(found).unwrap_or_default(),
+    }
+}
+
+/// Watches from what is known on, until that breaks.
+async fn watch(shared: &Shared) -> Result<Infallible, CoordinationError> {
+    let from = shared.known().mirror.revision.saturating_add(1);
+    let options = || {
+        WatchOptions::new()
+            .with_start_revision(from)
+            .with_progress_notify()
+    };
+    let mut client = shared.client.watch_client();
+    let watching = client.watch(shared.keys.prefix.clone(), Some(options().with_prefix()));
+    let mut stream = call("a watch", watching).await?;
+    if !shared.keys.counter.starts_with(&shared.keys.prefix) {
+        call(
+            "a watch",
+            stream.watch(shared.keys.counter.clone(), Some(options())),
+        )
+        .await?;
+    }
+    let broken = |why: String| CoordinationError::Unavailable {
+        what: "the watch",
+        why,
+    };
+    loop {
+        let message = stream
+            .message()
+            .await
+            .map_err(|error| broken(error.to_string()))?;
+        let response = message.ok_or_else(|| broken("etcd ended the stream".to_owned()))?;
+        let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+        if response.created() {
+            // A watch that begins in the future would stay silent for ever.
+            if revision.saturating_add(1) < from {
+                return Err(went_back(from.saturating_sub(1), revision));
+            }
+            continue;
+        }
+        if response.canceled() || response.compact_revision() > 0 {
+            return Err(broken(format!("etcd cancelled it: {}", response.cancel_reason())));
+        }
+        take_in(shared, &response);
+    }
+}
+
+fn take_in(shared: &Shared, response: &WatchResponse) {
+    shared.learn(|known| {
+        for event in response.events() {
+            let Some(kv) = event.kv() else { continue };
+            let key = String::from_utf8_lossy(kv.key());
+            match event.event_type() {
+                EventType::Put => known
+                    .mirror
+                    .put(&shared.keys, &key, kv.value(), kv.mod_revision()),
+                EventType::Delete => known.mirror.delete(&shared.keys, &key, kv.mod_revision()),
+            }
+        }
+    });
+}

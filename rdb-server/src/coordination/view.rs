@@ -1,0 +1,56 @@
+//! What the coordinator shows: nodes, members and leaders, as of one revision.
+
+use rdb_proto::types::{Epoch, GroupId, Membership, NodeId, SeatId};
+use std::collections::BTreeMap;
+
+/// The leader key of a seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SeatKey {
+    /// The epoch that holds the seat, and by that the node; `None` when nobody does.
+    pub holder: Option<Epoch>,
+    /// To whom the last holder gave the seat up, while nobody holds it.
+    pub successor: Option<NodeId>,
+    /// Changes with every write of the key, its removal included. An election compares it.
+    pub revision: u64,
+}
+
+/// A node that was registered once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeInfo {
+    /// `NODE`.
+    pub name: String,
+    /// Where others reach it, host:port of gRPC; empty when it was never live since this node looks.
+    pub address: String,
+    /// Release of its server; empty like the address.
+    pub release: String,
+    /// Whether it holds its lease.
+    pub is_live: bool,
+}
+
+/// Everything that the coordinator decides, but the counter. A view never goes back, unless the coordinator was
+/// restored to an older state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// Every registered node.
+    pub nodes: BTreeMap<NodeId, NodeInfo>,
+    /// Members of every group that has some.
+    pub groups: BTreeMap<GroupId, Membership>,
+    /// Nodes that are to catch up in a group before they become members.
+    pub learners: BTreeMap<GroupId, Vec<NodeId>>,
+    /// Leader keys of the seats of those groups.
+    pub seats: BTreeMap<SeatId, SeatKey>,
+    /// The node that places groups on nodes.
+    pub controller: Option<NodeId>,
+    /// Why the coordinator cannot be used now; `None` when it can.
+    pub problem: Option<String>,
+    /// What an operator should know of the coordinator, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl View {
+    /// Address of a node, when it is known.
+    pub fn address(&self, node: NodeId) -> Option<&str> {
+        let info = self.nodes.get(&node)?;
+        (!info.address.is_empty()).then_some(info.address.as_str())
+    }
+}

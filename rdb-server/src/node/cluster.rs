@@ -1,0 +1,146 @@
+//! A node of a cluster: joins through etcd, opens what it has members of, and follows what the coordinator decides.
+
+use super::handle::{Shared, host_and_port};
+use super::members::{Members, Rooms, Tuning};
+use super::telemetry::Telemetry;
+use super::{Handle, Node, StartError, open_index, slots};
+use crate::cdc::Marks;
+use crate::clock;
+use crate::coordination::etcd::{self, EtcdSettings};
+use crate::coordination::{Coordinator, View};
+use crate::settings::Settings;
+use crate::storage::{DataDir, FreshIds};
+use crate::transport::{Identity, Transport};
+use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Joins the cluster, and opens the logs that are there. Completes when every seat that this node has a member of is
+/// running; it may then still have no leader.
+pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
+    let connected = etcd::connect(etcd_settings(settings)).await?;
+    let fresh = FreshIds {
+        database: connected.database(),
+        directory: clock::new_uuid(),
+    };
+    let path = settings.data_dir.clone();
+    let data_dir = blocking(move || Ok(DataDir::open(&path, fresh)?)).await?;
+    if data_dir.database() != fresh.database {
+        return Err(StartError::OtherDatabase {
+            path: settings.data_dir.clone(),
+            found: data_dir.database(),
+            expected: fresh.database,
+        });
+    }
+    let data_dir = Arc::new(data_dir);
+    let coordinator = Arc::new(Box::pin(connected.join(data_dir.directory())).await?);
+    let identity = Identity {
+        node: coordinator.node_id(),
+        database: data_dir.database(),
+        incarnation: clock::new_uuid(),
+    };
+    let rooms = Rooms {
+        data_dir: Arc::clone(&data_dir),
+        transport: Arc::new(Transport::new(identity)),
+        coordinator,
+        marks: Arc::new(Marks::new(slots::seats(settings.shard_groups).count())),
+        telemetry: Arc::new(Telemetry::new()),
+    };
+    let (settings, own) = (settings.clone(), settings.clone());
+    let members = blocking(move || {
+        let index = open_index(&own, &rooms.data_dir)?;
+        Ok(Arc::new(Members::new(rooms, Tuning::of(&own), index)))
+    })
+    .await?;
+    let view = Arc::clone(&members.rooms.coordinator.view().borrow());
+    let on_disk = data_dir.seats()?;
+    let mine = seats_of(&view, members.rooms.coordinator.node_id());
+    for seat in mine.into_iter().chain(on_disk) {
+        open(&members, seat).await?;
+    }
+    let handle = Handle::new(Shared::new(&settings, &members));
+    let node = Node { handle, members };
+    node.handle
+        .tasks()
+        .spawn(follow(Arc::clone(&node.members), node.handle.clone()));
+    Ok(node)
+}
+
+fn etcd_settings(settings: &Settings) -> EtcdSettings {
+    let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+    EtcdSettings {
+        endpoints: settings.endpoints(),
+        user: given(&settings.etcd_user),
+        password: given(&settings.etcd_password),
+        database: settings.db.clone(),
+        counter_key: settings.counter_key(),
+        shard_groups: settings.shard_groups,
+        group_size: settings.group_size(),
+        writes: settings.writes(),
+        lease_ttl: Duration::from_secs(settings.lease_ttl),
+        refresh_interval: Duration::from_secs(settings.refresh_interval),
+        node_name: settings.node.clone(),
+        address: host_and_port(&settings.address, settings.port),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// Runs what blocks where that is allowed.
+async fn blocking<T, F>(work: F) -> Result<T, StartError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, StartError> + Send + 'static,
+{
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|panic| StartError::Thread(std::io::Error::other(panic)))?
+}
+
+/// Opens a seat, unless it is open.
+async fn open(members: &Arc<Members>, seat: SeatId) -> Result<(), StartError> {
+    if members.seats().borrow().contains_key(&seat) {
+        return Ok(());
+    }
+    let opening = Arc::clone(members);
+    blocking(move || opening.open(seat)).await
+}
+
+/// Seats that the node is a member of, or is to catch up in.
+fn seats_of(view: &View, me: NodeId) -> BTreeSet<SeatId> {
+    let is_member = |group: &GroupId| {
+        view.groups
+            .get(group)
+            .is_some_and(|membership| membership.everybody().any(|node| node == me))
+    };
+    let is_learner = |group: &GroupId| view.learners.get(group).is_some_and(|nodes| nodes.contains(&me));
+    let groups: BTreeSet<GroupId> = view.groups.keys().chain(view.learners.keys()).copied().collect();
+    groups
+        .into_iter()
+        .filter(|group| is_member(group) || is_learner(group))
+        .flat_map(|group| Side::BOTH.map(|side| SeatId { group, side }))
+        .collect()
+}
+
+/// Opens the seats that the node becomes a member of, and tells the transport where the others are, until the node
+/// stops.
+async fn follow(members: Arc<Members>, handle: Handle) {
+    let me = members.rooms.coordinator.node_id();
+    let mut views = members.rooms.coordinator.view();
+    let stopping = handle.tasks().stopping();
+    tokio::pin!(stopping);
+    loop {
+        let view = Arc::clone(&views.borrow_and_update());
+        let others = view.nodes.keys().filter(|node| **node != me);
+        let peers = others.filter_map(|node| Some((*node, view.address(*node)?.to_owned())));
+        members.rooms.transport.set_peers(peers.collect());
+        for seat in seats_of(&view, me) {
+            if let Err(error) = open(&members, seat).await {
+                tracing::error!(%seat, %error, "a member of this seat cannot be opened here; trying with the next change");
+            }
+        }
+        tokio::select! {
+            changed = views.changed() => if changed.is_err() { return },
+            () = &mut stopping => return,
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The seats that this node has members of: opens their logs, starts their drivers, and lists them for others.
+
+use super::StartError;
+use super::handle::SeatHandle;
+use super::indexer::Indexer;
+use super::seat_driver::{LogProgress, Parts, SeatDriver};
+use super::tasks::Tasks;
+use super::telemetry::Telemetry;
+use crate::cdc::Marks;
+use crate::coordination::Coordinator;
+use crate::limits::{SEAT_MAIL_MAX, SEAT_QUEUE_MAX};
+use crate::protocol::{Durable, EpochRun, Seat, SeatConfig};
+use crate::settings::Settings;
+use crate::storage::{
+    DataDir, IndexStore, KeyIndex, LogEvent, LogReader, LogSettings, OnLogEvent, Opened, SeatLog,
+    StorageError,
+};
+use crate::transport::Transport;
+use rdb_proto::entry::{Entry, EntryBody};
+use rdb_proto::types::{LogIndex, Membership, SeatId, Seq};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The ways to every seat that this node has a member of.
+pub(super) type SeatMap = BTreeMap<SeatId, Arc<SeatHandle>>;
+
+/// What every seat of the node shares.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    pub(super) data_dir: Arc<DataDir>,
+    pub(super) coordinator: Arc<dyn Coordinator>,
+    pub(super) marks: Arc<Marks>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) transport: Arc<Transport>,
+}
+
+/// How every seat of the node works.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tuning {
+    segment_bytes: u64,
+    writes: usize,
+    failover_after_ms: u64,
+    heartbeat: Duration,
+    /// Whether nobody else ever has members.
+    is_alone: bool,
+}
+
+impl Tuning {
+    pub(super) fn of(settings: &Settings) -> Self {
+        Self {
+            segment_bytes: settings.segment_bytes,
+            writes: usize::try_from(settings.writes()).unwrap_or(usize::MAX),
+            failover_after_ms: settings.failover_after,
+            heartbeat: Duration::from_millis(settings.heartbeat_interval),
+            is_alone: settings.is_standalone(),
+        }
+    }
+}
+
+/// A seat between the opening of its log and the start of its driver.
+#[derive(Debug)]
+pub(super) struct OpenSeat {
+    pub(super) id: SeatId,
+    log: SeatLog,
+    progress: watch::Receiver<LogProgress>,
+    pub(super) opened: Opened,
+}
+
+/// Opens a seat's log.
+///
+/// **Blocking**: reads the whole log.
+pub(super) fn open_log(
+    id: SeatId,
+    data_dir: &DataDir,
+    telemetry: &Arc<Telemetry>,
+    tuning: Tuning,
+) -> Result<OpenSeat, StorageError> {
+    let (report, progress) = watch::channel(LogProgress::default());
+    let telemetry = Arc::clone(telemetry);
+    let on_event: OnLogEvent = Box::new(move |event| match event {
+        LogEvent::Persisted(ticket) => report.send_modify(|progress| progress.persisted = Some(ticket)),
+        LogEvent::PromisePersisted(epoch) => report.send_modify(|progress| progress.promised = Some(epoch)),
+        LogEvent::RoomChanged => {
+            report.send_modify(|progress| progress.room_changes = progress.room_changes.wrapping_add(1));
+        }
+        LogEvent::Synced { bytes, took } => telemetry.synced(bytes, took),
+    });
+    let log_settings = LogSettings {
+        segment_bytes: tuning.segment_bytes,
+        ..LogSettings::default()
+    };
+    let (log, opened) = SeatLog::open(
+        &data_dir.seat_path(id),
+        data_dir.database(),
+        id,
+        log_settings,
+        on_event,
+    )?;
+    Ok(OpenSeat {
+        id,
+        log,
+        progress,
+        opened,
+    })
+}
+
+/// The node's members.
+#[derive(Debug)]
+pub(super) struct Members {
+    pub(super) rooms: Rooms,
+    pub(super) tuning: Tuning,
+    index: IndexStore,
+    seats: watch::Sender<Arc<SeatMap>>,
+    tasks: Tasks,
+    draining: CancellationToken,
+}
+
+impl Members {
+    pub(super) fn new(rooms: Rooms, tuning: Tuning, index: IndexStore) -> Self {
+        Self {
+            rooms,
+            tuning,
+            index,
+            seats: watch::Sender::new(Arc::new(SeatMap::new())),
+            tasks: Tasks::default(),
+            draining: CancellationToken::new(),
+        }
+    }
+
+    /// Follows which seats there are.
+    pub(super) fn seats(&self) -> watch::Receiver<Arc<SeatMap>> {
+        self.seats.subscribe()
+    }
+
+    /// Opens the log of a seat that this node has become a member of, and starts its driver.
+    ///
+    /// **Blocking**: reads the log.
+    pub(super) fn open(&self, id: SeatId) -> Result<(), StartError> {
+        let seat = open_log(id, &self.rooms.data_dir, &self.rooms.telemetry, self.tuning)?;
+        self.start(seat)
+    }
+
+    /// Puts the state machine of one seat together with everything that it drives, and runs it.
+    ///
+    /// **Blocking**: reads the end of the log.
+    pub(super) fn start(&self, seat: OpenSeat) -> Result<(), StartError> {
+        let log = seat.log.reader();
+        let index: Arc<dyn KeyIndex> = self.index.seat(seat.id, &log, seat.opened.last_index)?;
+        let indexer = Indexer::start(seat.id, log.clone(), Arc::clone(&index)).map_err(StartError::Thread)?;
+        let applied = indexer.applied();
+        let position = super::slots::position_of(seat.id);
+        let (letters, mail) = mpsc::channel(SEAT_MAIL_MAX);
+        let (driver, view) = SeatDriver::new(Parts {
+            id: seat.id,
+            position,
+            seat: self.protocol_seat(seat.opened, &log, index.applied())?,
+            log: seat.log,
+            log_progress: seat.progress,
+            index: Arc::clone(&index),
+            indexer,
+            coordinator: Arc::clone(&self.rooms.coordinator),
+            marks: Arc::clone(&self.rooms.marks),
+            telemetry: Arc::clone(&self.rooms.telemetry),
+            data_dir: self.rooms.data_dir.path().to_owned(),
+            transport: Arc::clone(&self.rooms.transport),
+            mail,
+            heartbeat: self.tuning.heartbeat,
+        });
+        let (commands, queue) = mpsc::channel(SEAT_QUEUE_MAX);
+        let handle = SeatHandle {
+            id: seat.id,
+            position,
+            commands,
+            view,
+            applied,
+            index,
+            log,
+        };
+        self.rooms.transport.register(seat.id, letters);
+        self.tasks
+            .spawn(driver.run(queue, self.draining.clone().cancelled_owned()));
+        self.seats.send_modify(|seats| {
+            Arc::make_mut(seats).insert(handle.id, Arc::new(handle));
+        });
+        Ok(())
+    }
+
+    /// The member's state as its disk holds it. An index that applied an entry proves that it was committed.
+    fn protocol_seat(
+        &self,
+        opened: Opened,
+        log: &LogReader,
+        indexed: LogIndex,
+    ) -> Result<Seat, StorageError> {
+        let me = self.rooms.coordinator.node_id();
+        let commit = opened.commit.max(indexed);
+        let runs: Vec<EpochRun> = opened
+            .epochs
+            .into_iter()
+            .map(|(first, epoch)| EpochRun { first, epoch })
+            .collect();
+        let durable = Durable {
+            promised: opened.promised,
+            commit,
+            committed_seq: last_seq_up_to(log, commit)?,
+            tail: entries_between(log, commit, opened.last_index)?,
+            indexed,
+            mark: Seq::ZERO,
+            config: u64::from(opened.config),
+            damaged: None,
+            membership: membership_up_to(log, &runs, commit)?,
+            runs,
+        };
+        let config = SeatConfig::new(me, self.tuning.writes);
+        let config = if self.tuning.is_alone {
+            // Nobody takes over from it, and nobody lags behind it.
+            SeatConfig {
+                failover_after_ms: u64::MAX,
+                recent_bytes_max: 0,
+                ..config
+            }
+        } else {
+            SeatConfig {
+                failover_after_ms: self.tuning.failover_after_ms,
+                ..config
+            }
+        };
+        Ok(Seat::new(config, durable))
+    }
+
+    /// Lets every seat answer what it has taken, then closes its log.
+    pub(super) async fn drain(&self) {
+        self.draining.cancel();
+        self.tasks.stop();
+        self.tasks.ended().await;
+    }
+
+    /// Closes the key index. Call after [`Members::drain`].
+    ///
+    /// **Blocking**: writes what is only in memory.
+    pub(super) fn close(self) -> Result<(), StorageError> {
+        self.index.close()
+    }
+}
+
+/// Seq of the last event at or below `index`; entries without events are few.
+fn last_seq_up_to(log: &LogReader, mut index: LogIndex) -> Result<Seq, StorageError> {
+    while index > LogIndex::ZERO {
+        let frame = log.entry(index)?;
+        if frame.events > 0 {
+            return Ok(frame.last_seq());
+        }
+        index = index.previous();
+    }
+    Ok(Seq::ZERO)
+}
+
+/// Members as of the last epoch-start entry at or below `commit`: the first entry of every epoch is one.
+fn membership_up_to(
+    log: &LogReader,
+    runs: &[EpochRun],
+    commit: LogIndex,
+) -> Result<Membership, StorageError> {
+    let Some(run) = runs.iter().rev().find(|run| run.first <= commit) else {
+        return Ok(Membership::default());
+    };
+    let frame = log.entry(run.first)?;
+    let entry = frame
+        .decode()
+        .map_err(|error| log.damaged_body(run.first, &error))?;
+    match entry.body {
+        EntryBody::EpochStart(membership) => Ok(membership),
+        EntryBody::Events(_) => Err(log.damaged_body(run.first, &"an epoch begins with events")),
+    }
+}
+
+/// The entries after `after`, up to and with `last`.
+fn entries_between(
+    log: &LogReader,
+    after: LogIndex,
+    last: LogIndex,
+) -> Result<Vec<Arc<Entry>>, StorageError> {
+    let mut cursor = log.cursor_at(after.next());
+    let mut entries = Vec::new();
+    while let Some(block) = cursor.next_block(last)? {
+        for frame in &block.frames {
+            let decoded = frame.decode();
+            entries.push(Arc::new(
+                decoded.map_err(|error| log.damaged_body(frame.index, &error))?,
+            ));
+        }
+    }
+    Ok(entries)
+}

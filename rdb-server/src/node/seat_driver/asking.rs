@@ -1,0 +1,145 @@
+//! What a seat waits for from outside: numbers, elections, entries from its disk. Each answer becomes an input.
+
+use super::SeatDriver;
+use crate::coordination::{Allocation, CoordinationError, Granted};
+use crate::protocol::{AllocationId, Input, LogReadId};
+use crate::storage::{LogReader, StorageError};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use rdb_proto::entry::Entry;
+use rdb_proto::types::{Epoch, LogIndex, NodeId};
+use std::sync::Arc;
+
+/// An answer from outside.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Numbers(AllocationId, Result<Allocation, CoordinationError>),
+    Elected(Result<Option<Granted>, CoordinationError>),
+    /// The epoch that was to be raised.
+    Raised(Epoch, Result<Option<Granted>, CoordinationError>),
+    GivenUp(Result<(), CoordinationError>),
+    Entries(LogReadId, LogIndex, Result<Vec<Arc<Entry>>, StorageError>),
+}
+
+pub(super) type Asking = BoxFuture<'static, Answer>;
+
+impl SeatDriver {
+    /// Waits for an answer among all the others. The embedded coordinator answers at once; a round through the
+    /// task's queue would cost a wake-up.
+    pub(super) fn ask(&mut self, question: impl Future<Output = Answer> + Send + 'static) {
+        let mut asking: Asking = Box::pin(question);
+        match (&mut asking).now_or_never() {
+            Some(answer) => self.on_answer(answer),
+            None => self.asking.push(asking),
+        }
+    }
+
+    pub(super) fn allocate(&mut self, request: AllocationId, count: u64) {
+        let coordinator = Arc::clone(&self.parts.coordinator);
+        self.ask(async move { Answer::Numbers(request, coordinator.allocate(count).await) });
+    }
+
+    pub(super) fn campaign(&mut self, above: Epoch, revision: u64) {
+        let (coordinator, seat) = (Arc::clone(&self.parts.coordinator), self.parts.id);
+        self.ask(async move { Answer::Elected(coordinator.campaign(seat, above, revision).await) });
+    }
+
+    pub(super) fn raise(&mut self, epoch: Epoch, above: Epoch) {
+        let (coordinator, seat) = (Arc::clone(&self.parts.coordinator), self.parts.id);
+        self.ask(async move { Answer::Raised(epoch, coordinator.raise(seat, epoch, above).await) });
+    }
+
+    pub(super) fn give_up(&mut self, epoch: Epoch, successor: Option<NodeId>) {
+        let (coordinator, seat) = (Arc::clone(&self.parts.coordinator), self.parts.id);
+        self.ask(async move { Answer::GivenUp(coordinator.give_up(seat, epoch, successor).await) });
+    }
+
+    pub(super) fn read_log(
+        &mut self,
+        read: LogReadId,
+        (first, last): (LogIndex, LogIndex),
+        bytes_max: usize,
+    ) {
+        let log = self.parts.log.reader();
+        let reading = tokio::task::spawn_blocking(move || entries_of(&log, (first, last), bytes_max));
+        self.ask(async move {
+            // A join error means a panic there, which has ended the process.
+            let entries = reading.await.unwrap_or_else(|_panic| Ok(vec![]));
+            Answer::Entries(read, first, entries)
+        });
+    }
+
+    pub(super) fn on_answer(&mut self, answer: Answer) {
+        let input = match answer {
+            Answer::Numbers(request, Ok(Allocation { first, time })) => {
+                self.complained(None);
+                Input::Allocated { request, first, time }
+            }
+            Answer::Numbers(request, Err(error)) => {
+                self.complained(Some(("no numbers from the coordinator", &error)));
+                Input::AllocationVoid { request }
+            }
+            Answer::Elected(Ok(Some(granted))) | Answer::Raised(_, Ok(Some(granted))) => {
+                self.complained(None);
+                let Granted { epoch, membership } = granted;
+                Input::Won { epoch, membership }
+            }
+            Answer::Raised(epoch, Ok(None)) => Input::Lost { epoch },
+            Answer::Elected(Ok(None)) => Input::NotWon,
+            Answer::Elected(Err(error)) | Answer::Raised(_, Err(error)) => {
+                self.complained(Some(("the seat is not granted; trying again", &error)));
+                Input::NotWon
+            }
+            Answer::GivenUp(Ok(())) => return,
+            Answer::GivenUp(Err(error)) => {
+                tracing::warn!(seat = %self.parts.id, %error, "the seat could not be given up; others will take it");
+                return;
+            }
+            Answer::Entries(_, _, Ok(entries)) if entries.is_empty() => return,
+            Answer::Entries(read, _, Ok(entries)) => Input::LogRead { read, entries },
+            Answer::Entries(_, first, Err(error)) => {
+                tracing::error!(seat = %self.parts.id, %error, "entries that were durable cannot be read");
+                Input::Damaged { first, last: first }
+            }
+        };
+        self.inputs.push_back(input);
+    }
+
+    /// Tells of trouble with the coordinator once, and of its end.
+    fn complained(&mut self, trouble: Option<(&'static str, &CoordinationError)>) {
+        match trouble {
+            Some((what, error)) if !self.is_complaining => {
+                tracing::warn!(seat = %self.parts.id, %error, "{what}");
+            }
+            None if self.is_complaining => {
+                tracing::info!(seat = %self.parts.id, "the coordinator answers again");
+            }
+            Some(_) | None => {}
+        }
+        self.is_complaining = trouble.is_some();
+    }
+}
+
+/// Entries of the range from its first on, as many as `bytes_max` allows, at least one.
+fn entries_of(
+    log: &LogReader,
+    (first, last): (LogIndex, LogIndex),
+    bytes_max: usize,
+) -> Result<Vec<Arc<Entry>>, StorageError> {
+    let mut cursor = log.cursor_at(first);
+    let mut entries = Vec::new();
+    let mut bytes = 0_usize;
+    while let Some(block) = cursor.next_block(last)? {
+        for frame in &block.frames {
+            bytes = bytes.saturating_add(frame.body.len());
+            if !entries.is_empty() && bytes > bytes_max {
+                return Ok(entries);
+            }
+            let decoded = frame.decode();
+            entries.push(Arc::new(
+                decoded.map_err(|error| log.damaged_body(frame.index, &error))?,
+            ));
+        }
+    }
+    Ok(entries)
+}

@@ -1,0 +1,119 @@
+//! How a client's request becomes a proposal: room in the log first, then what the key index knows.
+
+use super::super::Append;
+use super::super::error::NodeError;
+use super::{AppendCommand, Command, SeatDriver, Waiting, answer};
+use crate::protocol::{Input, KeyState, KnownEvent, Proposal, ProposalId, ReadId};
+use crate::storage::{KeyIndex, NoRoom, SeatLog, StorageError};
+
+impl SeatDriver {
+    /// Takes what waited for room; whether anything did.
+    pub(super) fn take_stalled(&mut self) -> bool {
+        let stalled = std::mem::take(&mut self.stalled);
+        let is_any = !stalled.is_empty();
+        self.take(stalled.into_iter().map(Command::Append));
+        let mail = self.stalled_mail.take();
+        let is_mail = mail.is_some();
+        if let Some(mail) = mail {
+            self.on_mail(mail);
+        }
+        is_any || is_mail
+    }
+
+    /// Turns commands into inputs, in their order.
+    pub(super) fn take(&mut self, commands: impl IntoIterator<Item = Command>) {
+        let mut proposals = Vec::new();
+        for command in commands {
+            match command {
+                Command::Append(command) if self.is_room_awaited => self.stalled.push_back(command),
+                Command::Append(command) => proposals.extend(self.propose(command)),
+                Command::Read(reply) => {
+                    let read = ReadId(self.name());
+                    self.reads.insert(read, reply);
+                    self.inputs.push_back(Input::Read(read));
+                }
+                Command::HandOver(to) => self.hand_over(to),
+            }
+        }
+        if !proposals.is_empty() {
+            self.inputs.push_back(Input::Propose(proposals));
+        }
+    }
+
+    /// A proposal with what the index knows; `None` when it was refused or has to wait for room.
+    fn propose(&mut self, command: AppendCommand) -> Option<Proposal> {
+        let bytes = SeatLog::bytes_on_disk(command.append.body_bytes());
+        let admission = match self.parts.log.admit(bytes) {
+            Ok(admission) => admission,
+            Err(NoRoom::Soon) => {
+                self.is_room_awaited = true;
+                self.stalled.push_back(command);
+                return None;
+            }
+            Err(NoRoom::DiskFull { free_bytes, .. }) => {
+                self.refused_bytes = Some(bytes);
+                answer(
+                    command.reply,
+                    Err(NodeError::DiskFull {
+                        path: self.parts.data_dir.clone(),
+                        free_bytes,
+                    }),
+                );
+                return None;
+            }
+        };
+        let AppendCommand {
+            append,
+            reply,
+            permit,
+        } = command;
+        let id = ProposalId(self.name());
+        match look_up(&*self.parts.index, id, append) {
+            Ok(proposal) => {
+                self.appends.insert(
+                    id,
+                    Waiting {
+                        reply,
+                        _admission: admission,
+                        _permit: permit,
+                    },
+                );
+                Some(proposal)
+            }
+            Err(error) => {
+                answer(reply, Err(error.into()));
+                None
+            }
+        }
+    }
+}
+
+fn look_up(index: &dyn KeyIndex, id: ProposalId, append: Append) -> Result<Proposal, StorageError> {
+    // Read first: what is applied while the rest is looked up only makes the answers newer than `as_of` says.
+    let as_of = index.applied();
+    let standing = index.standing(&append.name)?;
+    let known = append.events.iter().filter_map(|event| {
+        let known = index.known(&event.event_id, &append.name)?;
+        Some(KnownEvent {
+            event_id: event.event_id,
+            seq: known.seq,
+            version: known.version,
+            is_same_key: known.is_same_key,
+        })
+    });
+    Ok(Proposal {
+        id,
+        known: known.collect(),
+        name: append.name,
+        expect: append.expect,
+        events: append.events,
+        retried_since: append.retried_since,
+        as_of,
+        committed: KeyState {
+            version: standing.version,
+            seq: standing.seq,
+            is_deleted: standing.is_deleted,
+        },
+        remembered_from: index.remembered_from(),
+    })
+}
