@@ -29,6 +29,12 @@ pub(super) struct Allocator {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Value(Option<(CounterRecord, Vec<u8>)>);
 
+impl Value {
+    fn last(&self) -> Seq {
+        self.0.as_ref().map_or(Seq::ZERO, |(record, _)| record.last())
+    }
+}
+
 impl Allocator {
     pub(super) const fn new(shared: Arc<Shared>) -> Self {
         Self { shared, seen: None }
@@ -59,9 +65,12 @@ impl Allocator {
     async fn take(&mut self, count: u64) -> Result<Allocation, CoordinationError> {
         loop {
             let seen = match self.seen.take() {
-                Some(seen) => seen,
+                Some(seen) => self.or_newer(seen),
                 None => self.read().await?,
             };
+            // What etcd had shown before the call: an answer below it is from an older state. (What the watch shows
+            // meanwhile may be newer than the answer.)
+            let floor = *self.shared.counter.borrow();
             let (next, allocation) = self.next(&seen, count)?;
             let bytes = encode(&next);
             let key = &self.shared.keys.counter;
@@ -88,7 +97,7 @@ impl Allocator {
                     TxnOpResponse::Get(got) => Some(got.kvs().first().map(|kv| kv.value().to_vec())),
                     TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
                 });
-            let found = self.value(found.flatten())?;
+            let found = self.value(found.flatten(), floor)?;
             if found == seen {
                 return Err(CoordinationError::RolledBack {
                     what: "the generation in its config",
@@ -101,27 +110,36 @@ impl Allocator {
     }
 
     async fn read(&self) -> Result<Value, CoordinationError> {
+        let floor = *self.shared.counter.borrow();
         let mut kv = self.shared.client.kv_client();
         let got = call("the counter", kv.get(self.shared.keys.counter.clone(), None)).await?;
-        self.value(got.kvs().first().map(|kv| kv.value().to_vec()))
+        self.value(got.kvs().first().map(|kv| kv.value().to_vec()), floor)
     }
 
     /// A value that was read, unless it is one that cannot be: the counter never goes back.
-    fn value(&self, bytes: Option<Vec<u8>>) -> Result<Value, CoordinationError> {
+    fn value(&self, bytes: Option<Vec<u8>>, floor: Seq) -> Result<Value, CoordinationError> {
         let value = match bytes {
             None => Value(None),
             Some(bytes) => Value(Some((decode(&self.shared.keys.counter, &bytes)?, bytes))),
         };
-        let last = value.0.as_ref().map_or(Seq::ZERO, |(record, _)| record.last());
-        let highest = *self.shared.counter.borrow();
-        if last < highest {
+        if value.last() < floor {
             return Err(CoordinationError::RolledBack {
                 what: "its counter",
-                seen: highest.get(),
-                found: last.get(),
+                seen: floor.get(),
+                found: value.last().get(),
             });
         }
         Ok(value)
+    }
+
+    /// What the watch has shown since, when that is newer: another node took numbers, and a txn that compares the
+    /// older value would be for nothing.
+    fn or_newer(&self, seen: Value) -> Value {
+        let shown = self.shared.known().mirror.counter;
+        match shown {
+            Some(record) if record.last() > seen.last() => Value(Some((record, encode(&record)))),
+            Some(_) | None => seen,
+        }
     }
 
     /// The value after `count` numbers were taken, and what that gives.
