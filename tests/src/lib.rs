@@ -3,6 +3,7 @@
 //! | module | what stands there |
 //! |---|---|
 //! | [`process`] | real `rdb-server` processes: start, wait until ready, stop, kill |
+//! | [`etcd`], [`cluster`] | a real etcd, and whole clusters around it |
 //! | [`command`] | the `rdb-client` binary and what it answered |
 //! | [`wire`] | raw gRPC, so that cases do not depend on the client library |
 //! | [`workload`] | clients that write under load and keep an exact record of what they sent and were told |
@@ -28,7 +29,9 @@
 )]
 
 pub mod checkers;
+pub mod cluster;
 pub mod command;
+pub mod etcd;
 pub mod mutations;
 pub mod process;
 pub mod random;

@@ -233,8 +233,7 @@ impl Node {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.process_id()).unwrap();
-        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+        signal_to(self.process_id(), signal);
     }
 
     /// Sends SIGTERM and waits for its end.
@@ -265,15 +264,26 @@ impl Node {
     }
 }
 
+/// Sends a process a signal.
+pub fn signal_to(process: u32, signal: Signal) {
+    let id = i32::try_from(process).unwrap();
+    kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+}
+
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    try_get(address, path).await.expect("an HTTP answer")
+}
+
+/// Sends a GET; status code and body, or `None` when nobody answers.
+pub async fn try_get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-    let code = head.split(' ').nth(1).expect("a status line");
-    (code.parse().expect("a status code"), body.to_owned())
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let code = head.split(' ').nth(1)?;
+    Some((code.parse().ok()?, body.to_owned()))
 }
 
 /// How a process ended.

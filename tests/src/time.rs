@@ -44,6 +44,11 @@ pub fn maybe<'a, T>(limit: Duration, future: impl Future<Output = T> + Send + 'a
     Box::pin(async move { finished.await.ok() })
 }
 
+/// A short wait between two looks at something that cannot tell when it changes, such as another program's state.
+pub async fn pause() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
 /// Measures how long something takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(Instant);

@@ -4,7 +4,7 @@ use crate::time::soon;
 use bytes::{Buf as _, BufMut as _, Bytes};
 use rdb_proto::event::{Event, decode_batch};
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::reason::{DOMAIN, Reason};
+use rdb_proto::reason::{DOMAIN, Happened, Reason};
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
@@ -55,6 +55,18 @@ impl Refusal {
         let text = text.unwrap_or_else(|| panic!("{name} stands in the facts of {self:?}"));
         text.parse()
             .unwrap_or_else(|_| panic!("{name} is a number in {self:?}"))
+    }
+}
+
+impl Refusal {
+    /// Whether anything may have happened; maybe, when there is no reason.
+    pub fn happened(&self) -> Happened {
+        self.reason.map_or(Happened::Maybe, Reason::happened)
+    }
+
+    /// Whether it may be otherwise in a moment, or at another node, and nothing happened.
+    pub fn is_unavailable(&self) -> bool {
+        self.code == Code::Unavailable && self.reason.is_some()
     }
 }
 
@@ -228,6 +240,22 @@ impl Api {
             stream,
             waiting: VecDeque::new(),
         })
+    }
+
+    /// Every event up to a seq; waits until the node says that none at or below it is still to come.
+    pub async fn events_up_to(&mut self, upto: u64) -> Answer<Vec<Event>> {
+        let mut changes = self.subscribe(0).await?;
+        let mut events = Vec::new();
+        loop {
+            match changes.next().await?.expect("a change stream does not end") {
+                Said::Change(event) => events.push(*event),
+                Said::Resolved { seq, .. } | Said::CaughtUp(seq) if seq >= upto => {
+                    events.retain(|event| event.seq.get() <= upto);
+                    return Ok(events);
+                }
+                Said::Resolved { .. } | Said::CaughtUp(_) | Said::Opened { .. } | Said::FellBehind(_) => {}
+            }
+        }
     }
 
     /// Every event of the database with a greater seq, from the change stream.

@@ -7,9 +7,9 @@ use super::status::CallError;
 use super::write::{all_named, append_from_wire, to_wire};
 use super::{Api, forward, undecodable};
 use crate::limits::APPEND_STREAM_WINDOW_MAX;
-use crate::node::{Need, NodeError, PendingAppend, Route};
+use crate::node::{Handle, Need, NodeError, PendingAppend, Route};
 use futures::{Stream, StreamExt as _};
-use rdb_proto::types::{EventId, KeyName, SeatId};
+use rdb_proto::types::{EventId, KeyName, NodeId, SeatId};
 use rdb_proto::v1;
 use rdb_proto::v1::append_stream_response::Outcome;
 use std::collections::BTreeMap;
@@ -38,8 +38,17 @@ type InLine = Result<Pending, InLineError>;
 
 enum Pending {
     Here(PendingAppend),
-    /// On another node, with the id to name when no answer comes.
-    There(oneshot::Receiver<Outcome>, EventId),
+    There(PendingThere),
+}
+
+/// An append that another node was given.
+struct PendingThere {
+    outcome: oneshot::Receiver<Outcome>,
+    /// The id to name when no answer comes.
+    event_id: EventId,
+    seat: SeatId,
+    leader: NodeId,
+    node: Handle,
 }
 
 enum InLineError {
@@ -91,7 +100,11 @@ impl Taking {
     async fn hand_over(&mut self, mut request: v1::AppendRequest) -> Result<Pending, CallError> {
         let name = KeyName::new(&request.collection, &request.key)?;
         let (seat, route) = forward::route(&self.api.node, &self.metadata, &name, Need::Leader)?;
-        let Route::There { address, .. } = route else {
+        let Route::There {
+            address,
+            node: leader,
+        } = route
+        else {
             let append = append_from_wire(request)?;
             return Ok(Pending::Here(self.api.node.submit(append).await?));
         };
@@ -105,7 +118,13 @@ impl Taking {
         if !is_sent {
             self.upstreams.remove(&address);
         }
-        Ok(Pending::There(outcome, event_id))
+        Ok(Pending::There(PendingThere {
+            outcome,
+            event_id,
+            seat,
+            leader,
+            node: self.api.node.clone(),
+        }))
     }
 
     /// The stream to a node, opened when there is none.
@@ -148,17 +167,26 @@ impl Taking {
     }
 }
 
+impl PendingThere {
+    /// What the other node says; unknown when its stream breaks, or another node has the seat now.
+    async fn outcome(self) -> Outcome {
+        let outcome = tokio::select! {
+            outcome = self.outcome => outcome.ok(),
+            () = self.node.moved(self.seat, self.leader) => None,
+        };
+        let unknown = || CallError::from(NodeError::Unknown(self.event_id));
+        outcome.unwrap_or_else(|| Outcome::Failure(unknown().into_failure()))
+    }
+}
+
 async fn answer(in_line: InLine) -> Result<v1::AppendStreamResponse, Status> {
     let outcome = match in_line {
         Ok(Pending::Here(pending)) => pending.stored().await.map_err(CallError::from),
-        Ok(Pending::There(outcome, event_id)) => match outcome.await {
-            Ok(outcome) => {
-                return Ok(v1::AppendStreamResponse {
-                    outcome: Some(outcome),
-                });
-            }
-            Err(_broken) => Err(NodeError::Unknown(event_id).into()),
-        },
+        Ok(Pending::There(pending)) => {
+            return Ok(v1::AppendStreamResponse {
+                outcome: Some(pending.outcome().await),
+            });
+        }
         Err(InLineError::Refused(error)) => Err(error),
         Err(InLineError::Broken(status)) => return Err(status),
     };

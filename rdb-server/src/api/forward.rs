@@ -6,8 +6,9 @@
 use super::status::CallError;
 use crate::limits::{CONNECTION_WINDOW_BYTES, FORWARD_CONNECT_TIMEOUT, KEEP_ALIVE, STREAM_WINDOW_BYTES};
 use crate::node::{Handle, Need, NodeError, Route};
+use futures::future::BoxFuture;
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::types::{EventId, GroupId, KeyName, SeatId, Side};
+use rdb_proto::types::{EventId, GroupId, KeyName, NodeId, SeatId, Side};
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
@@ -17,7 +18,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
 /// Names the seats that a request was passed on for; one that has it is not passed on again.
 const FORWARDED: &str = "rdb-forwarded";
@@ -106,6 +107,23 @@ fn parse_seat(text: &str) -> Option<SeatId> {
     let side = side.parse::<u32>().ok()?;
     let side = Side::BOTH.into_iter().find(|one| one.number() == side)?;
     Some(SeatId { group, side })
+}
+
+/// Waits for a leader's answer, for as long as it holds the seat: a node that was stopped answers nothing, and its
+/// connection stands.
+pub(super) fn answered<'a, T: 'a>(
+    node: &'a Handle,
+    (seat, there): (SeatId, NodeId),
+    call: impl Future<Output = Result<Response<T>, Status>> + Send + 'a,
+) -> BoxFuture<'a, Result<T, Status>> {
+    // Boxed: the calls of a gRPC client are large, and most requests make none.
+    let call = Box::pin(call);
+    Box::pin(async move {
+        tokio::select! {
+            answer = call => answer.map(Response::into_inner),
+            () = node.moved(seat, there) => Err(Status::unavailable("the seat has another leader now")),
+        }
+    })
 }
 
 /// What to tell the client when another node did not answer a write as it should.

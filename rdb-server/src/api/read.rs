@@ -11,7 +11,7 @@ use rdb_proto::v1;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
 pub(super) async fn read(
     api: &Api,
@@ -23,11 +23,14 @@ pub(super) async fn read(
         Some(seq) => At::Seq(Seq(seq)),
         None => at(request.consistency)?,
     };
-    if let (seat, Route::There { address, .. }) = forward::route(&api.node, &metadata, &name, need(at))? {
+    if let (seat, Route::There { address, node }) = forward::route(&api.node, &metadata, &name, need(at))? {
         let request = forward::pass_on(&metadata, &[seat], request);
-        let answer = api.peers.data(&address)?.read(request).await;
-        let answer = answer.map_err(|status| forward::read_failed(status, seat))?;
-        return Ok(answer.into_inner());
+        let mut other = api.peers.data(&address)?;
+        let answer = match need(at) {
+            Need::Leader => forward::answered(&api.node, (seat, node), other.read(request)).await,
+            Need::Member => Box::pin(other.read(request)).await.map(Response::into_inner),
+        };
+        return answer.map_err(|status| forward::read_failed(status, seat));
     }
     let found = api.node.read(&name, at).await?;
     Ok(v1::ReadResponse {
@@ -70,15 +73,20 @@ pub(super) async fn history(api: &Api, request: Request<v1::HistoryRequest>) -> 
             request.limit
         },
     };
-    if let (seat, Route::There { address, .. }) = forward::route(&api.node, &metadata, &range.name, need(at))?
+    if let (seat, Route::There { address, node }) =
+        forward::route(&api.node, &metadata, &range.name, need(at))?
     {
         let request = forward::pass_on(&metadata, &[seat], request);
-        let answer = api.peers.data(&address)?.history(request).await;
+        let mut other = api.peers.data(&address)?;
+        let answer = match need(at) {
+            Need::Leader => forward::answered(&api.node, (seat, node), other.history(request)).await,
+            Need::Member => Box::pin(other.history(request)).await.map(Response::into_inner),
+        };
         let pages = answer.map_err(|status| forward::read_failed(status, seat))?;
         let told = move |page: Result<_, Status>| {
             page.map_err(|status| Status::from(forward::read_failed(status, seat)))
         };
-        return Ok(Box::pin(pages.into_inner().map(told)));
+        return Ok(Box::pin(pages.map(told)));
     }
     let pages = api.node.history(range, at).await?;
     Ok(Box::pin(futures::stream::unfold(Some(pages), async |pages| {

@@ -203,12 +203,21 @@ impl Handle {
             id: seat.id,
             view: *seat.view.borrow(),
         };
+        let cluster = Arc::clone(&self.shared.coordinator.view().borrow());
+        let is_elsewhere = |seat: &SeatId| {
+            let group = cluster.groups.get(&seat.group);
+            group.is_some_and(|group| !group.members.contains(&self.id()))
+        };
+        let missing = self
+            .seats()
+            .filter(|seat| !members.contains_key(seat) && !is_elsewhere(seat));
         let is_full = members.values().any(|seat| seat.view.borrow().is_disk_full);
         Status {
             counter: *self.shared.coordinator.counter().borrow(),
             resolved: self.shared.marks.resolved(),
             seats: members.values().map(named).collect(),
-            cluster: Arc::clone(&self.shared.coordinator.view().borrow()),
+            missing: missing.collect(),
+            cluster: Arc::clone(&cluster),
             disk_free_bytes: self.shared.data_dir.free_bytes().unwrap_or_default(),
             refuses_writes: is_full.then_some("the disk is full: writes are refused"),
             uptime: clock::monotonic().saturating_duration_since(self.shared.started),

@@ -4,7 +4,9 @@ use super::error::NodeError;
 use super::handle::Handle;
 use super::standing;
 use super::status::SeatState;
+use crate::coordination::View;
 use rdb_proto::types::{NodeId, SeatId};
+use std::sync::Arc;
 
 /// Who can answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +69,18 @@ impl Handle {
             })
             .or_else(|| member.is_some().then_some(Route::Here))
             .ok_or_else(|| NodeError::vacant(seat))
+    }
+
+    /// Completes when another node than `from` has come to hold the seat: `from` may never answer then.
+    pub async fn moved(&self, seat: SeatId, from: NodeId) {
+        let mut cluster = self.shared.coordinator.view();
+        let before = standing::holder(&cluster.borrow(), seat);
+        let is_elsewhere = |view: &Arc<View>| {
+            let now = standing::holder(view, seat);
+            now.is_some_and(|node| node != from) && now != before
+        };
+        // An error means that the node stops, and with it whoever waits.
+        drop(cluster.wait_for(is_elsewhere).await);
     }
 
     /// Where a change stream comes from: a node that has a member of every seat.

@@ -71,6 +71,8 @@ pub struct Status {
     pub resolved: Seq,
     /// Seats that this node has a member of, in the order of group and side.
     pub seats: Vec<NamedSeat>,
+    /// Seats that the node is a member of, or may still become one of, and that it has not opened.
+    pub missing: Vec<SeatId>,
     /// What the coordinator decided, as far as this node knows.
     pub cluster: Arc<View>,
     /// Free bytes where the data lives.
@@ -85,6 +87,9 @@ impl Status {
     /// Why the node is not healthy, in order of weight; empty when it is.
     pub fn complaints(&self) -> Vec<String> {
         let mut complaints: Vec<String> = self.refuses_writes.iter().map(|&why| why.to_owned()).collect();
+        for seat in &self.missing {
+            complaints.push(format!("seat {seat} is not placed, or not opened here yet"));
+        }
         for seat in &self.seats {
             match seat.view.state {
                 SeatState::Leading | SeatState::Following => {}

@@ -5,7 +5,7 @@
 
 use super::{History, Observation, Operation, Placed, Sent, Tick, Ticks, Told};
 use crate::random::Random;
-use crate::time::soon;
+use crate::time::{pause, soon};
 use crate::wire::{Api, AppendAnswers, Refusal};
 use bytes::Bytes;
 use rdb_proto::convert::expectation_to_wire;
@@ -38,12 +38,22 @@ pub struct Writer {
     ticks: Arc<Ticks>,
     shared_keys: u64,
     record: History,
-    /// Outcome not known yet; each with a seq that the database had reached before it was first sent.
-    open: VecDeque<(Operation, u64)>,
+    /// Outcome not known yet.
+    open: VecDeque<Open>,
     /// Latest version that was told, per key.
     versions: HashMap<String, Version>,
     last_seq: u64,
     written: u64,
+}
+
+/// An operation whose outcome is not known yet.
+#[derive(Debug)]
+struct Open {
+    operation: Operation,
+    /// A seq that the database had reached before it was first sent.
+    since: u64,
+    /// An earlier attempt may have been stored: then only an answer that looked for the event settles it.
+    is_retry: bool,
 }
 
 /// Largest number of events in one append of a writer.
@@ -68,7 +78,7 @@ impl Writer {
 
     /// Ends the record: what is still open stays unknown.
     pub fn into_record(mut self) -> History {
-        let open = self.open.drain(..).map(|(operation, _)| operation);
+        let open = self.open.drain(..).map(|open| open.operation);
         self.record.operations.extend(open);
         self.record
     }
@@ -83,13 +93,26 @@ impl Writer {
         self
     }
 
+    /// Goes on at the next node whenever one does not answer, until it is told to stop.
+    async fn run_everywhere(mut self, addresses: Vec<SocketAddr>, control: Control) -> Self {
+        let mut turn = self.random.position(addresses.len());
+        while !control.is_stopping() {
+            let address = addresses[turn % addresses.len()];
+            turn += 1;
+            self = self.run(address, control.clone()).await;
+            pause().await;
+        }
+        self
+    }
+
     async fn one_by_one(&mut self, mut api: Api, control: &Control) {
-        for (operation, since) in std::mem::take(&mut self.open) {
+        for mut open in std::mem::take(&mut self.open) {
             if self.random.one_in(3) {
-                self.record.operations.push(operation);
+                self.record.operations.push(open.operation);
             } else {
-                let answer = send(&mut api, &operation, Some(since)).await;
-                self.close(operation, since, answer, control);
+                open.is_retry = true;
+                let answer = send(&mut api, &open.operation, Some(open.since)).await;
+                self.close(open, answer, control);
             }
         }
         while self.open.is_empty() && !control.is_stopping() {
@@ -106,7 +129,16 @@ impl Writer {
                 if matches!(&answer, Ok(results) if results.iter().any(|result| result.duplicate)) {
                     panic!("a first attempt was answered as a duplicate: {operation:?}");
                 }
-                self.close(operation, self.last_seq, answer, control);
+                let is_refused = answer.as_ref().err().is_some_and(Refusal::is_unavailable);
+                let open = Open {
+                    operation,
+                    since: self.last_seq,
+                    is_retry: false,
+                };
+                self.close(open, answer, control);
+                if is_refused {
+                    return;
+                }
             }
         }
     }
@@ -115,9 +147,10 @@ impl Writer {
         let Ok((requests, mut answers)) = api.append_stream(window).await else {
             return;
         };
-        for (operation, since) in &self.open {
+        for open in &mut self.open {
+            open.is_retry = true;
             if requests
-                .send(append_request(operation, Some(*since)))
+                .send(append_request(&open.operation, Some(open.since)))
                 .await
                 .is_err()
             {
@@ -142,7 +175,11 @@ impl Writer {
         while self.open.len() < window {
             let operation = self.append();
             let request = append_request(&operation, None);
-            self.open.push_back((operation, self.last_seq));
+            self.open.push_back(Open {
+                operation,
+                since: self.last_seq,
+                is_retry: false,
+            });
             if requests.send(request).await.is_err() {
                 return;
             }
@@ -154,9 +191,12 @@ impl Writer {
         let Ok(Some(answer)) = answers.next().await else {
             return false;
         };
-        let (operation, since) = self.open.pop_front().expect("an answer belongs to a request");
+        let answered = self.open.pop_front().expect("an answer belongs to a request");
+        if answer.as_ref().err().is_some_and(Refusal::is_unavailable) {
+            pause().await;
+        }
         let open = self.open.len();
-        self.close(operation, since, answer, control);
+        self.close(answered, answer, control);
         self.open.len() == open
     }
 
@@ -224,14 +264,9 @@ impl Writer {
     }
 
     /// Writes down what came of an operation; what is not known stays open.
-    fn close(
-        &mut self,
-        mut operation: Operation,
-        since: u64,
-        answer: Result<Vec<v1::WriteResult>, Refusal>,
-        control: &Control,
-    ) {
+    fn close(&mut self, mut open: Open, answer: Result<Vec<v1::WriteResult>, Refusal>, control: &Control) {
         let at = self.ticks.next();
+        let operation = &mut open.operation;
         operation.told = match answer {
             Ok(results) => {
                 let placed: Vec<Placed> = results.iter().map(Placed::from).collect();
@@ -249,9 +284,7 @@ impl Writer {
                 Told::Conflict { at, current }
             }
             Err(refusal)
-                if refusal
-                    .reason
-                    .is_some_and(|reason| reason.happened() == Happened::No) =>
+                if refusal.happened() == Happened::No && !(open.is_retry && refusal.is_unavailable()) =>
             {
                 assert!(
                     is_expected(refusal.reason),
@@ -260,11 +293,11 @@ impl Writer {
                 Told::Refused
             }
             Err(_) => {
-                self.open.push_back((operation, since));
+                self.open.push_back(open);
                 return;
             }
         };
-        self.record.operations.push(operation);
+        self.record.operations.push(open.operation);
     }
 
     /// Writes down what a read found; whether the node is still there.
@@ -292,6 +325,11 @@ fn is_expected(reason: Option<Reason>) -> bool {
         Reason::Overloaded,
         Reason::ShuttingDown,
         Reason::DiskFull,
+        // Of a cluster whose seats move.
+        Reason::NotLeader,
+        Reason::SeatVacant,
+        Reason::SeatRecovering,
+        Reason::CoordinatorAway,
     ];
     reason.is_some_and(|reason| expected.contains(&reason))
 }
@@ -377,20 +415,43 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts them all.
+    /// Starts them all, at one node.
     pub fn start(writers: Vec<Writer>, address: SocketAddr) -> Self {
-        let control = Control {
-            stop: Arc::default(),
-            acknowledged: watch::Sender::new(0),
-        };
-        let mut set = JoinSet::new();
+        let mut load = Self::new();
         for writer in writers {
-            set.spawn(writer.run(address, control.clone()));
+            load.writers.spawn(writer.run(address, load.control.clone()));
         }
+        load
+    }
+
+    /// Starts them all; each goes from node to node and on, until it is told to stop.
+    pub fn start_everywhere(writers: Vec<Writer>, addresses: &[SocketAddr]) -> Self {
+        let mut load = Self::new();
+        for writer in writers {
+            let running = writer.run_everywhere(addresses.to_vec(), load.control.clone());
+            load.writers.spawn(running);
+        }
+        load
+    }
+
+    fn new() -> Self {
         Self {
-            writers: set,
-            control,
+            writers: JoinSet::new(),
+            control: Control {
+                stop: Arc::default(),
+                acknowledged: watch::Sender::new(0),
+            },
         }
+    }
+
+    /// Events that were acknowledged so far.
+    pub fn count(&self) -> usize {
+        *self.control.acknowledged.borrow()
+    }
+
+    /// Waits for so many acknowledged events more than there are now.
+    pub async fn more(&self, events: usize) {
+        self.acknowledged(self.count() + events).await;
     }
 
     /// Waits until this many events were acknowledged since the start.

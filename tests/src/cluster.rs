@@ -1,0 +1,187 @@
+//! Whole clusters of real processes: an etcd and nodes, all on loopback.
+
+use crate::etcd::{Etcd, free_port};
+use crate::process::{Node, Settings, Starting};
+use crate::time::{pause, soon};
+use crate::wire::Api;
+use rdb_proto::event::Event;
+use rdb_proto::v1;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// Nodes by their number from 0; each is there, or was killed.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Where they meet.
+    pub etcd: Etcd,
+    data: TempDir,
+    settings: Vec<Settings>,
+    addresses: Vec<SocketAddr>,
+    nodes: Vec<Option<Node>>,
+}
+
+impl Cluster {
+    /// Starts etcd and nodes with these settings besides the usual ones, and waits until all are ready.
+    pub async fn start(nodes: usize, more: &[(&str, &str)]) -> Self {
+        let etcd = Etcd::start().await;
+        let data = tempfile::tempdir().unwrap();
+        let mut cluster = Self {
+            etcd,
+            data,
+            settings: Vec::new(),
+            addresses: Vec::new(),
+            nodes: Vec::new(),
+        };
+        for n in 0..nodes {
+            cluster.add(n, more);
+        }
+        cluster.start_all().await;
+        cluster
+    }
+
+    fn add(&mut self, n: usize, more: &[(&str, &str)]) {
+        let (grpc, http) = (free_port(), free_port());
+        let mut settings = Settings::new(&self.data_dir(n))
+            .with("ETCD", &self.etcd.endpoint())
+            .with("NODE", &format!("n{}", n + 1))
+            .with("PORT", &grpc.to_string())
+            .with("HTTP_PORT", &http.to_string());
+        for (name, value) in more {
+            settings = settings.with(name, value);
+        }
+        self.settings.push(settings);
+        self.addresses.push(SocketAddr::from((Ipv4Addr::LOCALHOST, grpc)));
+        self.nodes.push(None);
+    }
+
+    /// Where the node keeps its data.
+    pub fn data_dir(&self, n: usize) -> PathBuf {
+        self.data.path().join(format!("n{}", n + 1))
+    }
+
+    /// The node's settings.
+    pub fn settings(&self, n: usize) -> Settings {
+        self.settings[n].clone()
+    }
+
+    /// Starts every node that is not there, all at once, and waits until they are ready.
+    pub async fn start_all(&mut self) {
+        let missing: Vec<usize> = (0..self.nodes.len())
+            .filter(|n| self.nodes[*n].is_none())
+            .collect();
+        let starting: Vec<(usize, Starting)> = missing
+            .into_iter()
+            .map(|n| (n, self.settings[n].spawn()))
+            .collect();
+        for (n, starting) in starting {
+            self.nodes[n] = Some(starting.ready().await.unwrap_or_else(|ended| panic!("{ended:?}")));
+        }
+    }
+
+    /// Starts a node and waits until it is ready.
+    pub async fn run(&mut self, n: usize) {
+        self.nodes[n] = Some(self.settings[n].start().await);
+    }
+
+    /// A node that is there.
+    pub fn node(&self, n: usize) -> &Node {
+        self.nodes[n].as_ref().expect("the node is there")
+    }
+
+    /// Takes a node out, to end it in some way.
+    pub fn take(&mut self, n: usize) -> Node {
+        self.nodes[n].take().expect("the node is there")
+    }
+
+    /// Kills a node with SIGKILL.
+    pub async fn kill(&mut self, n: usize) {
+        self.take(n).kill().await;
+    }
+
+    /// Where gRPC is served, by all nodes, there or not.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.addresses.clone()
+    }
+
+    /// A connection to a node.
+    pub async fn api(&self, n: usize) -> Api {
+        self.node(n).api().await
+    }
+
+    /// Some node that is there.
+    pub fn anyone(&self) -> usize {
+        (0..self.nodes.len())
+            .find(|n| self.nodes[*n].is_some())
+            .expect("a node is there")
+    }
+
+    /// The status, as a node that is there tells it.
+    pub async fn status(&self) -> v1::StatusResponse {
+        self.api(self.anyone()).await.status().await.unwrap()
+    }
+
+    /// Waits for a status that is as wanted.
+    pub async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&v1::StatusResponse) -> bool + Send + Sync,
+    ) -> v1::StatusResponse {
+        let looking = async {
+            loop {
+                let status = self.status().await;
+                if wanted(&status) {
+                    return status;
+                }
+                pause().await;
+            }
+        };
+        Box::pin(soon(what, looking)).await
+    }
+
+    /// Waits until every seat is led by a node that is there, under its newest epoch, and both of a group by different
+    /// ones when `spread`.
+    pub async fn until_led(&self, spread: bool) -> v1::StatusResponse {
+        let are_there = |status: &v1::StatusResponse| {
+            status.groups.iter().all(|group| {
+                let leaders: Vec<Option<usize>> = group
+                    .seats
+                    .iter()
+                    .map(|seat| number_of(status, seat.leader))
+                    .collect();
+                let is_led = group.seats.iter().all(|seat| seat.state == "leading");
+                let are_up = leaders.iter().all(|n| n.is_some_and(|n| self.nodes[n].is_some()));
+                is_led && are_up && (!spread || leaders[0] != leaders[1])
+            })
+        };
+        self.until("a leader for every seat", are_there).await
+    }
+
+    /// Which node leads a seat.
+    pub async fn leader(&self, group: usize, seat: usize) -> usize {
+        let status = self.until_led(false).await;
+        number_of(&status, status.groups[group].seats[seat].leader).expect("it is led")
+    }
+
+    /// Every event that there is now, as a node shows them: it may have to learn of some first.
+    pub async fn events(&self, n: usize) -> Vec<Event> {
+        let upto = self.status().await.counter;
+        self.api(n).await.events_up_to(upto).await.unwrap()
+    }
+
+    /// Stops every node cleanly.
+    pub async fn stop_all(&mut self) {
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].is_some() {
+                self.take(n).stop().await;
+            }
+        }
+    }
+}
+
+/// Number of a node by its id, from its name.
+fn number_of(status: &v1::StatusResponse, id: u64) -> Option<usize> {
+    let node = status.nodes.iter().find(|node| node.id == id)?;
+    let number: usize = node.name.strip_prefix('n')?.parse().ok()?;
+    Some(number - 1)
+}

@@ -1,0 +1,154 @@
+//! A real etcd, on loopback, with its data in a folder of the test's own. Killed by its process id when dropped.
+
+use crate::process::signal_to;
+use crate::time::soon;
+use rustix::process::Signal;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+/// A port of loopback that nobody listens on now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
+    listener.local_addr().expect("it is bound").port()
+}
+
+/// One etcd member.
+#[derive(Debug)]
+pub struct Etcd {
+    data: TempDir,
+    client: u16,
+    peer: u16,
+    child: Option<Child>,
+}
+
+impl Etcd {
+    /// Starts one and waits until it answers.
+    pub async fn start() -> Self {
+        let mut etcd = Self {
+            data: tempfile::tempdir().unwrap(),
+            client: free_port(),
+            peer: free_port(),
+            child: None,
+        };
+        etcd.run().await;
+        etcd
+    }
+
+    /// host:port, as `ETCD` takes it.
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client)
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.data.path().join("etcd")
+    }
+
+    /// Starts the process again, after [`Etcd::stop`].
+    pub async fn run(&mut self) {
+        let (client, peer) = (
+            format!("http://127.0.0.1:{}", self.client),
+            format!("http://127.0.0.1:{}", self.peer),
+        );
+        let child = Command::new("etcd")
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            // The machine may be busy: a slow heartbeat is not what these cases are about.
+            .args([
+                "--log-level",
+                "error",
+                "--heartbeat-interval",
+                "200",
+                "--election-timeout",
+                "2000",
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("etcd is installed (Debian: etcd-server); scripts/test does it");
+        self.child = Some(child);
+        soon("an etcd that answers", self.answers()).await;
+    }
+
+    async fn answers(&self) {
+        loop {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.client));
+            let health = crate::process::try_get(address, "/health").await;
+            if health.is_some_and(|(code, body)| code == 200 && body.contains("true")) {
+                return;
+            }
+            crate::time::pause().await;
+        }
+    }
+
+    /// Kills the process; its data stays.
+    pub async fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.unwrap();
+        }
+    }
+
+    /// Sends the process a signal, such as SIGSTOP.
+    pub fn signal(&self, signal: Signal) {
+        signal_to(
+            self.child.as_ref().and_then(Child::id).expect("etcd runs"),
+            signal,
+        );
+    }
+
+    /// A copy of the data as it is now. Call while it is stopped.
+    pub fn backup(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_tree(&self.data_dir(), copy.path());
+        copy
+    }
+
+    /// Puts a copy in the place of the data. Call while it is stopped.
+    pub fn restore(&self, backup: &TempDir) {
+        std::fs::remove_dir_all(self.data_dir()).unwrap();
+        std::fs::create_dir(self.data_dir()).unwrap();
+        copy_tree(backup.path(), &self.data_dir());
+    }
+
+    /// Runs `etcdctl` and returns what it printed.
+    pub async fn ctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("etcdctl");
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.endpoint()])
+            .args(arguments);
+        let output = soon("etcdctl", command.output()).await.unwrap();
+        assert!(output.status.success(), "etcdctl {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
