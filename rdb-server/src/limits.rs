@@ -297,8 +297,14 @@ pub const ETCD_ALLOCATIONS_MAX: usize = 256;
 /// Requests for numbers that one txn serves.
 pub const ALLOCATION_MERGE_MAX: usize = 256;
 
-/// By how much the clock may be behind the time of the last event before no more numbers are taken.
+/// By how much the clock may be behind the time of the last event before the log says so.
 pub const CLOCK_OFF_MAX: Duration = Duration::from_secs(10);
 
 /// How long other nodes are waited for when somebody asks for the status of the whole.
 pub const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long a member waits before it reads entries again that the system could not read.
+pub const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Messages with entries that a seat keeps while its log or its index is behind; more are lost, and sent again.
+pub const STALLED_MAIL_MAX: usize = 64;

@@ -3,13 +3,14 @@
 //!
 //! Appends of one key are decided in the order in which they came, for as long as its seat stays where it is.
 
+use super::forward::Peers;
 use super::status::CallError;
 use super::write::{all_named, append_from_wire, to_wire};
 use super::{Api, forward, undecodable};
 use crate::limits::APPEND_STREAM_WINDOW_MAX;
-use crate::node::{Handle, Need, NodeError, PendingAppend, Route};
+use crate::node::{Handle, Need, NodeError, Peer, PendingAppend, Route};
 use futures::{Stream, StreamExt as _};
-use rdb_proto::types::{EventId, KeyName, NodeId, SeatId};
+use rdb_proto::types::{EventId, KeyName, SeatId};
 use rdb_proto::v1;
 use rdb_proto::v1::append_stream_response::Outcome;
 use std::collections::BTreeMap;
@@ -47,7 +48,7 @@ struct PendingThere {
     /// The id to name when no answer comes.
     event_id: EventId,
     seat: SeatId,
-    leader: NodeId,
+    leader: Peer,
     node: Handle,
 }
 
@@ -100,23 +101,21 @@ impl Taking {
     async fn hand_over(&mut self, mut request: v1::AppendRequest) -> Result<Pending, CallError> {
         let name = KeyName::new(&request.collection, &request.key)?;
         let (seat, route) = forward::route(&self.api.node, &self.metadata, &name, Need::Leader)?;
-        let Route::There {
-            address,
-            node: leader,
-        } = route
-        else {
+        let Route::There(leader) = route else {
             let append = append_from_wire(request)?;
             return Ok(Pending::Here(self.api.node.submit(append).await?));
         };
         let event_id = all_named(&mut request)?;
         let (told, outcome) = oneshot::channel();
-        let upstream = self.upstream(&address, seat).await?;
-        // In line first: an answer must find who waits for it. A stream that broke has dropped its end of both, and
-        // the outcome is unknown to who waits.
-        let is_sent =
-            upstream.waiting.send(told).await.is_ok() && upstream.requests.send(request).await.is_ok();
+        // A leader that was stopped takes nothing, and holds up nobody once another one has the seat.
+        let node = self.api.node.clone();
+        let is_sent = tokio::select! {
+            biased;
+            is_taken = self.pass_on(&leader.address, seat, (told, request)) => is_taken?,
+            () = node.moved(seat, &leader) => false,
+        };
         if !is_sent {
-            self.upstreams.remove(&address);
+            self.upstreams.remove(&leader.address);
         }
         Ok(Pending::There(PendingThere {
             outcome,
@@ -125,6 +124,18 @@ impl Taking {
             leader,
             node: self.api.node.clone(),
         }))
+    }
+
+    /// Puts a request on the stream to a node; false when that is broken, and the outcome unknown to who waits.
+    async fn pass_on(
+        &mut self,
+        address: &str,
+        seat: SeatId,
+        (told, request): (oneshot::Sender<Outcome>, v1::AppendRequest),
+    ) -> Result<bool, CallError> {
+        let upstream = self.upstream(address, seat).await?;
+        // In line first: an answer must find who waits for it.
+        Ok(upstream.waiting.send(told).await.is_ok() && upstream.requests.send(request).await.is_ok())
     }
 
     /// The stream to a node, opened when there is none.
@@ -149,7 +160,7 @@ impl Taking {
         let (requests, passed_on) = mpsc::channel(APPEND_STREAM_WINDOW_MAX);
         let (waiting, mut in_turn) = mpsc::channel::<oneshot::Sender<Outcome>>(APPEND_STREAM_WINDOW_MAX);
         let request = forward::pass_on(&MetadataMap::new(), &[seat], ReceiverStream::new(passed_on));
-        let answers = self.api.peers.data(address)?.append_stream(request).await;
+        let answers = Peers::streams(address)?.append_stream(request).await;
         // Nothing was sent on it yet.
         let mut answers = answers
             .map_err(|status| forward::read_failed(status, seat))?
@@ -171,8 +182,9 @@ impl PendingThere {
     /// What the other node says; unknown when its stream breaks, or another node has the seat now.
     async fn outcome(self) -> Outcome {
         let outcome = tokio::select! {
+            biased;
             outcome = self.outcome => outcome.ok(),
-            () = self.node.moved(self.seat, self.leader) => None,
+            () = self.node.moved(self.seat, &self.leader) => None,
         };
         let unknown = || CallError::from(NodeError::Unknown(self.event_id));
         outcome.unwrap_or_else(|| Outcome::Failure(unknown().into_failure()))

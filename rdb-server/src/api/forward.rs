@@ -5,10 +5,10 @@
 
 use super::status::CallError;
 use crate::limits::{CONNECTION_WINDOW_BYTES, FORWARD_CONNECT_TIMEOUT, KEEP_ALIVE, STREAM_WINDOW_BYTES};
-use crate::node::{Handle, Need, NodeError, Route};
+use crate::node::{Handle, Need, NodeError, Peer, Route};
 use futures::future::BoxFuture;
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::types::{EventId, GroupId, KeyName, NodeId, SeatId, Side};
+use rdb_proto::types::{EventId, GroupId, KeyName, SeatId, Side};
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
@@ -39,15 +39,7 @@ impl Peers {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_malformed| NodeError::Address(address.to_owned()))?;
-        let channel = endpoint
-            .connect_timeout(FORWARD_CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .connect_lazy();
+        let channel = open(address)?;
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
@@ -62,9 +54,30 @@ impl Peers {
         Ok(ClusterClient::new(self.channel(address)?))
     }
 
-    pub(super) fn changes(&self, address: &str) -> Result<ChangesClient<Channel>, CallError> {
-        Ok(ChangesClient::new(self.channel(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    /// Over a connection of its own: a subscriber that is slow holds up nobody else's answers.
+    pub(super) fn changes(address: &str) -> Result<ChangesClient<Channel>, CallError> {
+        Ok(ChangesClient::new(open(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
+
+    /// For streams of a client, over a connection of their own for the same reason.
+    pub(super) fn streams(address: &str) -> Result<DataClient<Channel>, CallError> {
+        Ok(DataClient::new(open(address)?)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+}
+
+/// A connection that is made when it is first used.
+fn open(address: &str) -> Result<Channel, CallError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|_malformed| NodeError::Address(address.to_owned()))?;
+    Ok(endpoint
+        .connect_timeout(FORWARD_CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .connect_lazy())
 }
 
 /// The seats that a request was passed on for; `None` when it comes from a client.
@@ -113,15 +126,16 @@ fn parse_seat(text: &str) -> Option<SeatId> {
 /// connection stands.
 pub(super) fn answered<'a, T: 'a>(
     node: &'a Handle,
-    (seat, there): (SeatId, NodeId),
+    (seat, peer): (SeatId, &'a Peer),
     call: impl Future<Output = Result<Response<T>, Status>> + Send + 'a,
 ) -> BoxFuture<'a, Result<T, Status>> {
     // Boxed: the calls of a gRPC client are large, and most requests make none.
     let call = Box::pin(call);
     Box::pin(async move {
         tokio::select! {
+            biased;
             answer = call => answer.map(Response::into_inner),
-            () = node.moved(seat, there) => Err(Status::unavailable("the seat has another leader now")),
+            () = node.moved(seat, peer) => Err(Status::unavailable("the seat has another leader now")),
         }
     })
 }

@@ -1,5 +1,6 @@
 //! Read, history and key listing.
 
+use super::forward::Peers;
 use super::status::CallError;
 use super::{Api, forward};
 use crate::node::{At, HistoryRange, KeyRange, KeyState, Need, Route};
@@ -23,11 +24,11 @@ pub(super) async fn read(
         Some(seq) => At::Seq(Seq(seq)),
         None => at(request.consistency)?,
     };
-    if let (seat, Route::There { address, node }) = forward::route(&api.node, &metadata, &name, need(at))? {
+    if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, need(at))? {
         let request = forward::pass_on(&metadata, &[seat], request);
-        let mut other = api.peers.data(&address)?;
+        let mut other = api.peers.data(&peer.address)?;
         let answer = match need(at) {
-            Need::Leader => forward::answered(&api.node, (seat, node), other.read(request)).await,
+            Need::Leader => forward::answered(&api.node, (seat, &peer), other.read(request)).await,
             Need::Member => Box::pin(other.read(request)).await.map(Response::into_inner),
         };
         return answer.map_err(|status| forward::read_failed(status, seat));
@@ -73,13 +74,11 @@ pub(super) async fn history(api: &Api, request: Request<v1::HistoryRequest>) -> 
             request.limit
         },
     };
-    if let (seat, Route::There { address, node }) =
-        forward::route(&api.node, &metadata, &range.name, need(at))?
-    {
+    if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &range.name, need(at))? {
         let request = forward::pass_on(&metadata, &[seat], request);
-        let mut other = api.peers.data(&address)?;
+        let mut other = Peers::streams(&peer.address)?;
         let answer = match need(at) {
-            Need::Leader => forward::answered(&api.node, (seat, node), other.history(request)).await,
+            Need::Leader => forward::answered(&api.node, (seat, &peer), other.history(request)).await,
             Need::Member => Box::pin(other.history(request)).await.map(Response::into_inner),
         };
         let pages = answer.map_err(|status| forward::read_failed(status, seat))?;
@@ -117,11 +116,11 @@ pub(super) async fn list_keys(
         limit: limit.saturating_add(1),
     };
     let at = at(request.consistency)?;
-    let mut keys = match forward::passed_on_for(&metadata) {
-        Some(seats) => api.node.keys(&range, seats, at).await?,
+    let (mut keys, has_more) = match forward::passed_on_for(&metadata) {
+        Some(seats) => (api.node.keys(&range, seats, at).await?, false),
         None => keys_everywhere(api, (&metadata, &request), &range, at).await?,
     };
-    let has_more = keys.len() > limit;
+    let has_more = has_more || keys.len() > limit;
     keys.truncate(limit);
     let next_after = match keys.last() {
         Some((key, _)) if has_more => key.as_str().to_owned(),
@@ -139,19 +138,20 @@ pub(super) async fn list_keys(
     })
 }
 
-/// Keys of every seat: each is asked where it can be, all at once, and the lists are merged.
+/// Keys of every seat: each is asked where it can be, all at once, and the lists are merged. Also whether another node
+/// has more: its page is as large as the one that is asked for, so the merged list's beginning is whole.
 async fn keys_everywhere(
     api: &Api,
     (metadata, request): (&MetadataMap, &v1::ListKeysRequest),
     range: &KeyRange,
     at: At,
-) -> Result<Vec<(Key, KeyState)>, CallError> {
+) -> Result<(Vec<(Key, KeyState)>, bool), CallError> {
     let mut here = Vec::new();
     let mut there: BTreeMap<String, Vec<SeatId>> = BTreeMap::new();
     for seat in api.node.seats() {
         match api.node.route(seat, need(at))? {
             Route::Here => here.push(seat),
-            Route::There { address, .. } => there.entry(address).or_default().push(seat),
+            Route::There(peer) => there.entry(peer.address).or_default().push(seat),
         }
     }
     let mut keys = api.node.keys(range, here, at).await?;
@@ -160,8 +160,11 @@ async fn keys_everywhere(
         let answer = api.peers.data(address)?.list_keys(request).await;
         answer.map_err(|status| forward::reads_failed(status, seats))
     });
+    let mut has_more = false;
     for answer in try_join_all(asked).await? {
-        let found = answer.into_inner().keys.into_iter().map(|info| {
+        let answer = answer.into_inner();
+        has_more |= !answer.next_after.is_empty();
+        let found = answer.keys.into_iter().map(|info| {
             let state = KeyState {
                 version: Version(info.version),
                 seq: Seq(info.seq),
@@ -173,5 +176,5 @@ async fn keys_everywhere(
     }
     keys.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     keys.truncate(range.limit);
-    Ok(keys)
+    Ok((keys, has_more))
 }

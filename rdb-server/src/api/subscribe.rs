@@ -1,5 +1,6 @@
 //! The change stream: the subscription's messages in wire form.
 
+use super::forward::Peers;
 use super::status::CallError;
 use super::{Api, forward};
 use crate::limits::SUBSCRIPTIONS_MAX;
@@ -24,16 +25,22 @@ pub(super) async fn subscribe(
     let (metadata, _, request) = request.into_parts();
     let node = &api.node;
     if forward::passed_on_for(&metadata).is_none()
-        && let Route::There { address, .. } = node.route_to_all()?
+        && let Route::There(peer) = node.route_to_all()?
     {
         let seats: Vec<_> = node.seats().collect();
         let request = forward::pass_on(&metadata, &seats, request);
-        let answer = api.peers.changes(&address)?.subscribe(request).await;
+        let answer = Peers::changes(&peer.address)?.subscribe(request).await;
         let changes = answer.map_err(|status| forward::reads_failed(status, &seats))?;
         let told = move |change: Result<_, Status>| {
             change.map_err(|status| Status::from(forward::reads_failed(status, &seats)))
         };
-        return Ok(Box::pin(changes.into_inner().map(told)));
+        let stopping = CallError::from(NodeError::ShuttingDown).into();
+        let until_stop = changes
+            .into_inner()
+            .map(told)
+            .take_until(Box::pin(node.tasks().stopping()))
+            .chain(futures::stream::iter([Err(stopping)]));
+        return Ok(Box::pin(until_stop));
     }
     let start = match request.start {
         None => Start::After(Seq::ZERO),

@@ -16,12 +16,11 @@ pub(super) async fn write(
 ) -> Result<v1::WriteResponse, CallError> {
     let (metadata, _, mut request) = request.into_parts();
     let name = KeyName::new(&request.collection, &request.key)?;
-    if let (seat, Route::There { address, node }) = forward::route(&api.node, &metadata, &name, Need::Leader)?
-    {
+    if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, Need::Leader)? {
         let event_id = named(request.event.as_mut())?;
         let request = forward::pass_on(&metadata, &[seat], request);
-        let mut leader = api.peers.data(&address)?;
-        let answer = forward::answered(&api.node, (seat, node), leader.write(request)).await;
+        let mut leader = api.peers.data(&peer.address)?;
+        let answer = forward::answered(&api.node, (seat, &peer), leader.write(request)).await;
         return answer.map_err(|status| forward::write_failed(status, seat, event_id));
     }
     let event = request
@@ -45,12 +44,11 @@ pub(super) async fn append(
 ) -> Result<v1::AppendResponse, CallError> {
     let (metadata, _, mut request) = request.into_parts();
     let name = KeyName::new(&request.collection, &request.key)?;
-    if let (seat, Route::There { address, node }) = forward::route(&api.node, &metadata, &name, Need::Leader)?
-    {
+    if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, Need::Leader)? {
         let event_id = all_named(&mut request)?;
         let request = forward::pass_on(&metadata, &[seat], request);
-        let mut leader = api.peers.data(&address)?;
-        let answer = forward::answered(&api.node, (seat, node), leader.append(request)).await;
+        let mut leader = api.peers.data(&peer.address)?;
+        let answer = forward::answered(&api.node, (seat, &peer), leader.append(request)).await;
         return answer.map_err(|status| forward::write_failed(status, seat, event_id));
     }
     let stored = api.node.append(append_from_wire(request)?).await?;
@@ -65,12 +63,11 @@ pub(super) async fn delete(
 ) -> Result<v1::DeleteResponse, CallError> {
     let (metadata, _, mut request) = request.into_parts();
     let name = KeyName::new(&request.collection, &request.key)?;
-    if let (seat, Route::There { address, node }) = forward::route(&api.node, &metadata, &name, Need::Leader)?
-    {
+    if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, Need::Leader)? {
         let event_id = named(Some(request.event.get_or_insert_default()))?;
         let request = forward::pass_on(&metadata, &[seat], request);
-        let mut leader = api.peers.data(&address)?;
-        let answer = forward::answered(&api.node, (seat, node), leader.delete(request)).await;
+        let mut leader = api.peers.data(&peer.address)?;
+        let answer = forward::answered(&api.node, (seat, &peer), leader.delete(request)).await;
         return answer.map_err(|status| forward::write_failed(status, seat, event_id));
     }
     let is_given = request.expect.is_some();

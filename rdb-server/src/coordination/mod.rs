@@ -148,14 +148,6 @@ pub enum CoordinationError {
         /// The name.
         name: String,
     },
-    /// This node's clock is far behind those of the others.
-    #[error(
-        "the clock of this node is {seconds} s behind the time of the last event: set it, for example with NTP"
-    )]
-    ClockOff {
-        /// By how much.
-        seconds: u64,
-    },
     /// etcd is in an older state than this node has seen: it was restored from a backup, or wiped.
     #[error(
         "etcd went back: {what} was {seen} and is {found}; numbers would be given out twice, so none are taken. Was \
@@ -192,7 +184,6 @@ impl CoordinationError {
                 key: key.clone(),
                 problem: problem.clone(),
             },
-            Self::ClockOff { seconds } => Self::ClockOff { seconds: *seconds },
             Self::RolledBack { what, seen, found } => Self::RolledBack {
                 what,
                 seen: *seen,

@@ -61,9 +61,7 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
     }
     let handle = Handle::new(Shared::new(&settings, &members));
     let node = Node { handle, members };
-    node.handle
-        .tasks()
-        .spawn(follow(Arc::clone(&node.members), node.handle.clone()));
+    node.members.spawn(follow(Arc::clone(&node.members)));
     Ok(node)
 }
 
@@ -123,10 +121,10 @@ fn seats_of(view: &View, me: NodeId) -> BTreeSet<SeatId> {
 
 /// Opens the seats that the node becomes a member of, and tells the transport where the others are, until the node
 /// stops.
-async fn follow(members: Arc<Members>, handle: Handle) {
+async fn follow(members: Arc<Members>) {
     let me = members.rooms.coordinator.node_id();
     let mut views = members.rooms.coordinator.view();
-    let stopping = handle.tasks().stopping();
+    let stopping = members.stopping();
     tokio::pin!(stopping);
     loop {
         let view = Arc::clone(&views.borrow_and_update());

@@ -82,7 +82,9 @@ pub(super) fn open_log(
     let telemetry = Arc::clone(telemetry);
     let on_event: OnLogEvent = Box::new(move |event| match event {
         LogEvent::Persisted(ticket) => report.send_modify(|progress| progress.persisted = Some(ticket)),
-        LogEvent::PromisePersisted(epoch) => report.send_modify(|progress| progress.promised = Some(epoch)),
+        LogEvent::PromisePersisted(_) => {
+            report.send_modify(|progress| progress.promises = progress.promises.saturating_add(1));
+        }
         LogEvent::RoomChanged => {
             report.send_modify(|progress| progress.room_changes = progress.room_changes.wrapping_add(1));
         }
@@ -147,6 +149,8 @@ impl Members {
     ///
     /// **Blocking**: reads the end of the log.
     pub(super) fn start(&self, seat: OpenSeat) -> Result<(), StartError> {
+        // A coordinator that was restored to an older state must not hand these out again.
+        self.rooms.coordinator.note_durable(seat.opened.last_seq);
         let log = seat.log.reader();
         let index: Arc<dyn KeyIndex> = self.index.seat(seat.id, &log, seat.opened.last_index)?;
         let indexer = Indexer::start(seat.id, log.clone(), Arc::clone(&index)).map_err(StartError::Thread)?;
@@ -229,6 +233,16 @@ impl Members {
             }
         };
         Ok(Seat::new(config, durable))
+    }
+
+    /// Runs a task that [`Members::drain`] waits for; it should end soon after [`Members::stopping`].
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Completes when the members begin to drain.
+    pub(super) fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
+        self.tasks.stopping()
     }
 
     /// Lets every seat answer what it has taken, then closes its log.

@@ -25,7 +25,7 @@ pub use error::NodeError;
 pub use handle::Handle;
 pub use history::HistoryPages;
 pub use request::{Append, At, Found, HistoryRange, KeyRange, Stored};
-pub use route::{Need, Route};
+pub use route::{Need, Peer, Route};
 pub use tasks::Tasks;
 
 use crate::cdc::Marks;

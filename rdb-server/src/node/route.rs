@@ -5,7 +5,7 @@ use super::handle::Handle;
 use super::standing;
 use super::status::SeatState;
 use crate::coordination::View;
-use rdb_proto::types::{NodeId, SeatId};
+use rdb_proto::types::{Epoch, NodeId, SeatId};
 use std::sync::Arc;
 
 /// Who can answer.
@@ -23,12 +23,18 @@ pub enum Route {
     /// To this node.
     Here,
     /// To another one.
-    There {
-        /// Which.
-        node: NodeId,
-        /// Its host:port.
-        address: String,
-    },
+    There(Peer),
+}
+
+/// Another node that can answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Which.
+    pub node: NodeId,
+    /// Its host:port.
+    pub address: String,
+    /// The epoch of the seat's leader, as far as it was known then.
+    epoch: Epoch,
 }
 
 impl Handle {
@@ -51,36 +57,63 @@ impl Handle {
         }
         let cluster = self.shared.coordinator.view();
         let view = cluster.borrow();
-        let heard = member.as_ref().and_then(|member| member.view.borrow().leader);
+        let leader = self.leader(seat, &view);
+        let epoch = leader.unwrap_or_default();
         let members = view.groups.get(&seat.group).map(|group| group.members.as_slice());
         let live = members
             .unwrap_or_default()
             .iter()
             .copied()
             .filter(|node| need == Need::Member && standing::is_live(&view, *node));
-        standing::holder(&view, seat)
+        leader
+            .map(|epoch| epoch.node)
             .into_iter()
-            .chain(heard)
             .chain(live)
             .filter(|node| *node != self.id())
             .find_map(|node| {
                 let address = view.address(node)?.to_owned();
-                Some(Route::There { node, address })
+                Some(Route::There(Peer { node, address, epoch }))
             })
             .or_else(|| member.is_some().then_some(Route::Here))
             .ok_or_else(|| NodeError::vacant(seat))
     }
 
-    /// Completes when another node than `from` has come to hold the seat: `from` may never answer then.
-    pub async fn moved(&self, seat: SeatId, from: NodeId) {
+    /// The newest leader of a seat that is known: by its key, or by what its member here hears. Without etcd the key is
+    /// out of date, and a node that was cut off hears nobody.
+    fn leader(&self, seat: SeatId, view: &View) -> Option<Epoch> {
+        let member = self.member(seat);
+        let heard = member.and_then(|member| {
+            let view = member.view.borrow();
+            view.leader.map(|_| view.epoch)
+        });
+        let held = view.seats.get(&seat).and_then(|key| key.holder);
+        heard.max(held)
+    }
+
+    /// Completes when the seat has a newer leader than the one that the request went to: that one may never answer.
+    pub async fn moved(&self, seat: SeatId, from: &Peer) {
         let mut cluster = self.shared.coordinator.view();
-        let before = standing::holder(&cluster.borrow(), seat);
-        let is_elsewhere = |view: &Arc<View>| {
-            let now = standing::holder(view, seat);
-            now.is_some_and(|node| node != from) && now != before
-        };
-        // An error means that the node stops, and with it whoever waits.
-        drop(cluster.wait_for(is_elsewhere).await);
+        let mut member = self.member(seat).map(|member| member.view.clone());
+        loop {
+            let leader = self.leader(seat, &Arc::clone(&cluster.borrow_and_update()));
+            if leader.is_some_and(|leader| leader > from.epoch && leader.node != from.node) {
+                return;
+            }
+            let heard = async {
+                match &mut member {
+                    Some(view) => view.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let is_over = tokio::select! {
+                changed = cluster.changed() => changed.is_err(),
+                changed = heard => changed.is_err(),
+            };
+            // The node stops, and with it whoever waits.
+            if is_over {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Where a change stream comes from: a node that has a member of every seat.
@@ -106,9 +139,12 @@ impl Handle {
             .iter()
             .find(|(node, info)| info.is_live && !info.address.is_empty() && has_all(**node));
         whole
-            .map(|(node, info)| Route::There {
-                node: *node,
-                address: info.address.clone(),
+            .map(|(node, info)| {
+                Route::There(Peer {
+                    node: *node,
+                    address: info.address.clone(),
+                    epoch: Epoch::ZERO,
+                })
             })
             .ok_or(NodeError::NotHere(missing))
     }

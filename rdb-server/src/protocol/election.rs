@@ -70,23 +70,22 @@ impl Election {
 
     /// For how long the epoch that the key names was not heard, in milliseconds.
     fn unheard_ms(&self, epoch: Epoch, member: &Member) -> u64 {
-        let now = member.now;
-        if let Some((node, since)) = self.unreachable
-            && node == epoch.node
-        {
-            return member
-                .config
-                .failover_after_ms
-                .saturating_add(member.since(since));
-        }
         let learned = if self.holder() == Some(epoch) {
             self.key_since
         } else {
             self.asked_about.1
         };
         let (heard, at) = self.heard;
-        let since = if heard == epoch { at.max(learned) } else { learned };
-        now.0.saturating_sub(since.0)
+        let silent = member.since(if heard == epoch { at.max(learned) } else { learned });
+        match self.unreachable {
+            Some((node, since)) if node == epoch.node => silent.max(
+                member
+                    .config
+                    .failover_after_ms
+                    .saturating_add(member.since(since)),
+            ),
+            Some(_) | None => silent,
+        }
     }
 
     /// Another member asks about the epoch that the leader key names there. Where the key shows another one here,
@@ -230,8 +229,12 @@ impl Seat {
             Role::Leader(leader) => {
                 let is_vacant = election.key.is_some_and(|key| key.holder.is_none());
                 let holds = election.holder() == Some(leader.epoch);
+                // A txn whose answer was lost: it holds the seat under an epoch that it does not lead.
+                let won_unknown = election
+                    .holder()
+                    .is_some_and(|holder| holder.node == member.config.me && holder > leader.epoch);
                 let newer = election.membership(member).number > leader.membership.number;
-                is_vacant || (holds && newer)
+                is_vacant || won_unknown || (holds && newer)
             }
         };
         if is_due && election.may_stand(member) {

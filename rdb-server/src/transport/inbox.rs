@@ -53,9 +53,16 @@ impl MemberService {
         Ok(NodeId(hello.node))
     }
 
-    fn deliver(&self, from: NodeId, letter: member::Letter) -> Result<(), Status> {
-        let (seat, message) =
-            wire::from_wire(letter).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    /// Hands a letter to its seat. One that cannot be read is lost, and those of other seats are not.
+    fn deliver(&self, from: NodeId, letter: member::Letter) {
+        let (seat, message) = match wire::from_wire(letter) {
+            Ok(read) => read,
+            Err(error) => {
+                self.counts.lost.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(node = %from, %error, "a message cannot be read");
+                return;
+            }
+        };
         let mail = SeatMail::Message { from, message };
         let is_delivered = lock(&self.seats)
             .get(&seat)
@@ -66,7 +73,6 @@ impl MemberService {
             &self.counts.lost
         };
         count.fetch_add(1, Ordering::Relaxed);
-        Ok(())
     }
 }
 
@@ -91,7 +97,7 @@ impl Member for MemberService {
                 None => *from.insert(self.welcome(batch.hello.as_ref())?),
             };
             for letter in batch.letters {
-                self.deliver(sender, letter)?;
+                self.deliver(sender, letter);
             }
         }
     }

@@ -6,7 +6,7 @@ use super::records::{CounterRecord, FORMAT, decode, encode};
 use super::{Shared, call};
 use crate::clock;
 use crate::coordination::{Allocation, CoordinationError};
-use crate::limits::{ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX};
+use crate::limits::{ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX, ETCD_CALL_TIMEOUT};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
 use rdb_proto::types::{Seq, Timestamp};
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub(super) struct Allocator {
     shared: Arc<Shared>,
     /// The counter's value as last seen; `None` when that is not known.
     seen: Option<Value>,
+    /// Whether the clock is known to be behind, and was complained of.
+    is_clock_off: bool,
 }
 
 /// What the counter's key holds; no bytes when it is absent.
@@ -37,7 +39,11 @@ impl Value {
 
 impl Allocator {
     pub(super) const fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, seen: None }
+        Self {
+            shared,
+            seen: None,
+            is_clock_off: false,
+        }
     }
 
     /// Serves what waits until nobody can ask any more.
@@ -48,7 +54,15 @@ impl Allocator {
                 .iter()
                 .map(|wanted| wanted.count)
                 .fold(0, u64::saturating_add);
-            match self.take(count).await {
+            // Bounded as a whole: a node that is far from etcd could lose every race.
+            let taken = clock::within(ETCD_CALL_TIMEOUT, self.take(count)).await;
+            let late = || {
+                Err(CoordinationError::Unavailable {
+                    what: "the counter",
+                    why: format!("no numbers within {ETCD_CALL_TIMEOUT:?}"),
+                })
+            };
+            match taken.unwrap_or_else(late) {
                 Ok(allocation) => deal(allocation, waiting.drain(..)),
                 Err(error) => {
                     // What became of the txn is not known; whoever took the numbers never learns them.
@@ -70,8 +84,8 @@ impl Allocator {
             };
             // What etcd had shown before the call: an answer below it is from an older state. (What the watch shows
             // meanwhile may be newer than the answer.)
-            let floor = *self.shared.counter.borrow();
-            let (next, allocation) = self.next(&seen, count)?;
+            let floor = self.shared.floor();
+            let (next, allocation) = self.next(&seen, count);
             let bytes = encode(&next);
             let key = &self.shared.keys.counter;
             let is_same = match &seen.0 {
@@ -110,7 +124,7 @@ impl Allocator {
     }
 
     async fn read(&self) -> Result<Value, CoordinationError> {
-        let floor = *self.shared.counter.borrow();
+        let floor = self.shared.floor();
         let mut kv = self.shared.client.kv_client();
         let got = call("the counter", kv.get(self.shared.keys.counter.clone(), None)).await?;
         self.value(got.kvs().first().map(|kv| kv.value().to_vec()), floor)
@@ -143,18 +157,23 @@ impl Allocator {
     }
 
     /// The value after `count` numbers were taken, and what that gives.
-    fn next(&self, seen: &Value, count: u64) -> Result<(CounterRecord, Allocation), CoordinationError> {
+    fn next(&mut self, seen: &Value, count: u64) -> (CounterRecord, Allocation) {
         let (last, time) = match &seen.0 {
             Some((record, _)) => (record.last(), record.time()),
             None => (Seq::ZERO, Timestamp::ZERO),
         };
         let now = clock::utc_now();
-        let behind = time.since(now);
-        if u128::from(behind) > CLOCK_OFF_MAX.as_micros() {
-            return Err(CoordinationError::ClockOff {
-                seconds: behind / 1_000_000,
-            });
+        // Time never goes back along seq, so a clock that is behind is not used. It may also be another node's that
+        // was ahead: neither is a reason to take no numbers.
+        let is_behind = u128::from(time.since(now)) > CLOCK_OFF_MAX.as_micros();
+        if is_behind && !self.is_clock_off {
+            let seconds = time.since(now) / 1_000_000;
+            tracing::warn!(
+                seconds,
+                "the clock of this node is behind the time of the last event: are all clocks set?"
+            );
         }
+        self.is_clock_off = is_behind;
         let time = time.max(now);
         let next = CounterRecord {
             format: FORMAT,
@@ -162,13 +181,8 @@ impl Allocator {
             time_us: time.get(),
             generation: self.shared.config.generation,
         };
-        Ok((
-            next,
-            Allocation {
-                first: last.next(),
-                time,
-            },
-        ))
+        let first = last.next();
+        (next, Allocation { first, time })
     }
 }
 

@@ -10,6 +10,7 @@ use etcd_client::{
 };
 use rdb_proto::limits::SLOTS;
 use rdb_proto::types::{NodeId, Seq};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch as channel;
 use uuid::Uuid;
@@ -80,7 +81,10 @@ async fn try_connect(
     let mut options = ConnectOptions::new()
         .with_connect_timeout(ETCD_CONNECT_TIMEOUT)
         .with_keep_alive(ETCD_KEEP_ALIVE, ETCD_KEEP_ALIVE)
-        .with_keep_alive_while_idle(true);
+        .with_keep_alive_while_idle(true)
+        // A member of etcd that is cut off from the others answers pings and tells nothing.
+        .with_require_leader(true)
+        .with_auto_token_refresh(true);
     if let Some(user) = &settings.user {
         options = options.with_user(user, settings.password.as_deref().unwrap_or_default());
     }
@@ -188,24 +192,39 @@ impl Connected {
     /// # Errors
     /// [`CoordinationError::NameTaken`] when another live node has the name; [`CoordinationError::Unavailable`].
     pub async fn join(self, directory: Uuid) -> Result<EtcdCoordinator, CoordinationError> {
+        let mut wait = ETCD_RETRY_MIN;
+        loop {
+            match Box::pin(self.try_join(directory)).await {
+                Err(error @ CoordinationError::Unavailable { .. }) => {
+                    tracing::warn!(%error, "waiting for etcd");
+                }
+                joined => return joined,
+            }
+            clock::sleep(wait).await;
+            wait = wait.saturating_mul(2).min(ETCD_RETRY_MAX);
+        }
+    }
+
+    async fn try_join(&self, directory: Uuid) -> Result<EtcdCoordinator, CoordinationError> {
         let ttl = i64::try_from(self.settings.lease_ttl.as_secs()).unwrap_or(i64::MAX);
         let granted = call("a lease", self.client.0.lease_client().grant(ttl, None)).await?;
         let incarnation = clock::new_uuid();
         let node = self.register(directory, granted.id(), incarnation).await?;
         let known = Known {
-            warnings: self.warnings,
+            warnings: self.warnings.clone(),
             ..Known::default()
         };
         let shared = Arc::new(Shared {
-            client: self.client.0,
-            keys: self.keys,
-            settings: self.settings,
-            config: self.config,
+            client: self.client.0.clone(),
+            keys: self.keys.clone(),
+            settings: self.settings.clone(),
+            config: self.config.clone(),
             node,
             incarnation,
             known: Mutex::new(known),
             view: channel::Sender::new(Arc::new(View::default())),
             counter: channel::Sender::new(Seq::ZERO),
+            floor: AtomicU64::new(0),
             lease: channel::Sender::new(Some(granted.id())),
         });
         super::watch::list(&shared).await?;

@@ -7,7 +7,6 @@ use crate::coordination::CoordinationError;
 use crate::limits::{ETCD_RETRY_MAX, ETCD_RETRY_MIN};
 use etcd_client::PutOptions;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Keeps `lease` alive, and each that follows it, for ever.
 #[expect(clippy::infinite_loop, reason = "it ends with its task")]
@@ -22,30 +21,33 @@ pub(super) async fn keep(shared: Arc<Shared>, mut lease: i64) {
     }
 }
 
-/// Returns when the lease is lost: etcd says so, or was not heard for as long as the lease lasts.
+/// Returns when the lease is lost, which only etcd can say: after an outage it gives every lease its whole time again,
+/// and whoever had given its lease up by its own clock would lose its seats for nothing.
 async fn keep_alive(shared: &Shared, lease: i64) {
-    let mut renewed = clock::monotonic();
-    while is_within(renewed, shared) {
-        match renew(shared, lease, &mut renewed).await {
+    loop {
+        match renew(shared, lease).await {
             Ok(()) => return,
-            Err(error) => {
-                tracing::debug!(%error, "the lease could not be renewed; trying again");
-                clock::sleep(ETCD_RETRY_MIN).await;
-            }
+            Err(error) => tracing::debug!(%error, "the lease could not be renewed; trying again"),
         }
+        clock::sleep(ETCD_RETRY_MIN).await;
     }
 }
 
-fn is_within(renewed: Instant, shared: &Shared) -> bool {
-    clock::monotonic().saturating_duration_since(renewed) < shared.settings.lease_ttl
-}
-
 /// Renews over one stream until that breaks (an error) or etcd does not know the lease any more.
-async fn renew(shared: &Shared, lease: i64, renewed: &mut Instant) -> Result<(), CoordinationError> {
+async fn renew(shared: &Shared, lease: i64) -> Result<(), CoordinationError> {
     let mut leases = shared.client.lease_client();
-    let (mut keeper, mut answers) = call("the lease", leases.keep_alive(lease)).await?;
+    let opened = leases.keep_alive(lease);
+    let opened = call("the lease", async {
+        match opened.await {
+            // So the client says that etcd does not know the lease.
+            Err(etcd_client::Error::LeaseKeepAliveError(_)) => Ok(None),
+            opened => opened.map(Some),
+        }
+    });
+    let Some((mut keeper, mut answers)) = opened.await? else {
+        return Ok(());
+    };
     loop {
-        let asked = clock::monotonic();
         call("the lease", keeper.keep_alive()).await?;
         let Some(answer) = call("the lease", answers.message()).await? else {
             return Err(CoordinationError::Unavailable {
@@ -56,7 +58,6 @@ async fn renew(shared: &Shared, lease: i64, renewed: &mut Instant) -> Result<(),
         if answer.ttl() <= 0 {
             return Ok(());
         }
-        *renewed = asked;
         clock::sleep(shared.settings.refresh_interval).await;
     }
 }

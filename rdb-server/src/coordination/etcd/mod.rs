@@ -39,6 +39,7 @@ use rdb_proto::types::{Epoch, NodeId, SeatId, Seq};
 use records::{ConfigRecord, Keys, LiveRecord};
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch as channel};
@@ -100,6 +101,8 @@ struct Shared {
     known: Mutex<Known>,
     view: channel::Sender<Arc<View>>,
     counter: channel::Sender<Seq>,
+    /// Highest seq that was ever seen, in etcd or in an own log: a counter below it is from an older state of etcd.
+    floor: AtomicU64,
     /// The lease that this node holds now.
     lease: channel::Sender<Option<i64>>,
 }
@@ -144,7 +147,12 @@ impl Shared {
         });
     }
 
+    fn floor(&self) -> Seq {
+        Seq(self.floor.load(Ordering::Acquire))
+    }
+
     fn saw_counter(&self, seq: Seq) {
+        self.floor.fetch_max(seq.get(), Ordering::AcqRel);
         self.counter.send_if_modified(|seen| {
             let is_later = seq > *seen;
             *seen = seq.max(*seen);
@@ -276,8 +284,9 @@ impl Coordinator for EtcdCoordinator {
         self.shared.counter.subscribe()
     }
 
-    /// Everything in etcd is durable there.
-    fn note_durable(&self, _seq: Seq) {}
+    fn note_durable(&self, seq: Seq) {
+        self.shared.floor.fetch_max(seq.get(), Ordering::AcqRel);
+    }
 
     async fn close(&self) {
         self.closing.cancel();

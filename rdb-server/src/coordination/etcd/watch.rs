@@ -1,6 +1,6 @@
 //! What this node knows of etcd: a listing, then a watch from there on; when that breaks, the same again.
 
-use super::{Shared, call};
+use super::{Known, Shared, call};
 use crate::clock;
 use crate::coordination::CoordinationError;
 use crate::limits::{ETCD_RETRY_MAX, ETCD_RETRY_MIN};
@@ -28,7 +28,10 @@ pub(super) async fn follow(shared: Arc<Shared>) {
             wait = wait.saturating_mul(2).min(ETCD_RETRY_MAX);
             match list(&shared).await {
                 Ok(()) => break,
-                Err(error) => tracing::debug!(%error, "etcd cannot be listed; trying again"),
+                Err(error) => {
+                    tracing::debug!(%error, "etcd cannot be listed; trying again");
+                    shared.learn(|known| known.problem = Some(error.to_string()));
+                }
             }
         }
         tracing::info!("etcd is followed again");
@@ -60,6 +63,8 @@ pub(super) async fn list(shared: &Shared) -> Result<(), CoordinationError> {
                 .mirror
                 .put(&shared.keys, &key, kv.value(), kv.mod_revision());
         }
+        // The counter was read later, and its change is newer than others that are not in the listing.
+        known.mirror.revision = revision;
     });
     Ok(())
 }
@@ -101,6 +106,10 @@ async fn watch(shared: &Shared) -> Result<Infallible, CoordinationError> {
             .map_err(|error| broken(error.to_string()))?;
         let response = message.ok_or_else(|| broken("etcd ended the stream".to_owned()))?;
         let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+        // A watch that is refused is created and cancelled by one answer.
+        if response.canceled() || response.compact_revision() > 0 {
+            return Err(broken(format!("etcd cancelled it: {}", response.cancel_reason())));
+        }
         if response.created() {
             // A watch that begins in the future would stay silent for ever.
             if revision.saturating_add(1) < from {
@@ -108,15 +117,17 @@ async fn watch(shared: &Shared) -> Result<Infallible, CoordinationError> {
             }
             continue;
         }
-        if response.canceled() || response.compact_revision() > 0 {
-            return Err(broken(format!("etcd cancelled it: {}", response.cancel_reason())));
-        }
         take_in(shared, &response);
     }
 }
 
 fn take_in(shared: &Shared, response: &WatchResponse) {
-    shared.learn(|known| {
+    let is_counter = |key: &[u8]| key == shared.keys.counter.as_bytes();
+    let only_counter = response
+        .events()
+        .iter()
+        .all(|event| event.kv().is_some_and(|kv| is_counter(kv.key())));
+    let change = |known: &mut Known| {
         for event in response.events() {
             let Some(kv) = event.kv() else { continue };
             let key = String::from_utf8_lossy(kv.key());
@@ -127,5 +138,16 @@ fn take_in(shared: &Shared, response: &WatchResponse) {
                 EventType::Delete => known.mirror.delete(&shared.keys, &key, kv.mod_revision()),
             }
         }
-    });
+    };
+    // The counter moves with every batch; nothing else is shown anew for it.
+    if only_counter {
+        let last_seq = {
+            let mut known = shared.known();
+            change(&mut known);
+            known.mirror.last_seq()
+        };
+        shared.saw_counter(last_seq);
+    } else {
+        shared.learn(change);
+    }
 }

@@ -1,7 +1,9 @@
 //! What a seat waits for from outside: numbers, elections, entries from its disk. Each answer becomes an input.
 
 use super::SeatDriver;
+use crate::clock;
 use crate::coordination::{Allocation, CoordinationError, Granted};
+use crate::limits::READ_AGAIN_AFTER;
 use crate::protocol::{AllocationId, Input, LogReadId};
 use crate::storage::{LogReader, StorageError};
 use futures::FutureExt as _;
@@ -51,6 +53,7 @@ impl SeatDriver {
 
     pub(super) fn give_up(&mut self, epoch: Epoch, successor: Option<NodeId>) {
         let (coordinator, seat) = (Arc::clone(&self.parts.coordinator), self.parts.id);
+        self.giving_up = self.giving_up.saturating_add(1);
         self.ask(async move { Answer::GivenUp(coordinator.give_up(seat, epoch, successor).await) });
     }
 
@@ -61,11 +64,21 @@ impl SeatDriver {
         bytes_max: usize,
     ) {
         let log = self.parts.log.reader();
-        let reading = tokio::task::spawn_blocking(move || entries_of(&log, (first, last), bytes_max));
         self.ask(async move {
-            // A join error means a panic there, which has ended the process.
-            let entries = reading.await.unwrap_or_else(|_panic| Ok(vec![]));
-            Answer::Entries(read, first, entries)
+            loop {
+                let log = log.clone();
+                let reading = tokio::task::spawn_blocking(move || entries_of(&log, (first, last), bytes_max));
+                // A join error means a panic there, which has ended the process.
+                let entries = reading.await.unwrap_or_else(|_panic| Ok(vec![]));
+                match entries {
+                    // The system could not read now, which says nothing about what is on the disk.
+                    Err(error) if !matches!(error, StorageError::Damaged { .. }) => {
+                        tracing::warn!(%error, "entries for another member cannot be read; trying again");
+                        clock::sleep(READ_AGAIN_AFTER).await;
+                    }
+                    entries => return Answer::Entries(read, first, entries),
+                }
+            }
         });
     }
 
@@ -90,8 +103,12 @@ impl SeatDriver {
                 self.complained(Some(("the seat is not granted; trying again", &error)));
                 Input::NotWon
             }
-            Answer::GivenUp(Ok(())) => return,
+            Answer::GivenUp(Ok(())) => {
+                self.giving_up = self.giving_up.saturating_sub(1);
+                return;
+            }
             Answer::GivenUp(Err(error)) => {
+                self.giving_up = self.giving_up.saturating_sub(1);
                 tracing::warn!(seat = %self.parts.id, %error, "the seat could not be given up; others will take it");
                 return;
             }

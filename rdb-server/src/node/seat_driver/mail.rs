@@ -1,6 +1,7 @@
 //! Other members' messages: what they may cost, and who is gone.
 
 use super::SeatDriver;
+use crate::limits::STALLED_MAIL_MAX;
 use crate::protocol::{Input, Message};
 use crate::storage::{NoRoom, SeatLog};
 use crate::transport::SeatMail;
@@ -16,37 +17,61 @@ impl SeatDriver {
         }
     }
 
-    /// Entries need room in the log. A full disk refuses them and lets the rest through: this member goes on to
-    /// answer as far as it has the log, and the leader sends them again.
+    /// Entries need room in the log, and an index that is not far behind; what has none is always taken, so that a
+    /// member that is slow goes on to hear its leader and to answer.
     fn on_message(&mut self, from: NodeId, mut message: Message) {
-        let bytes: u64 = entries_in(&message)
+        let entries = entries_in(&message);
+        if entries.is_empty() {
+            self.inputs.push_back(Input::Received { from, message });
+            return;
+        }
+        if !self.may_take() {
+            self.stall(from, message);
+            return;
+        }
+        let bytes = entries
             .iter()
             .map(|entry| SeatLog::bytes_on_disk(entry.body_bytes()))
             .sum();
-        let admission = if bytes == 0 {
-            None
-        } else {
-            match self.parts.log.admit(bytes) {
-                Ok(admission) => Some(admission),
-                Err(NoRoom::Soon) => {
-                    self.is_room_awaited = true;
-                    self.stalled_mail = Some(SeatMail::Message { from, message });
-                    return;
-                }
-                Err(NoRoom::DiskFull { .. }) => {
-                    self.refused_bytes = Some(bytes);
-                    let Message::Append(append) = &mut message else {
-                        return;
-                    };
+        match self.parts.log.admit(bytes) {
+            Ok(admission) => {
+                self.inputs.push_back(Input::Received { from, message });
+                // Its writes are charged for while it is stepped; until then the room is spoken for.
+                self.step_all();
+                drop(admission);
+            }
+            Err(NoRoom::Soon) => {
+                self.is_room_awaited = true;
+                self.stall(from, message);
+            }
+            // A full disk takes no entries: this member goes on to say how far it has the log. What follows entries
+            // that it refused is not even answered, or the leader would send them again for each answer.
+            Err(NoRoom::DiskFull { .. }) => {
+                self.refused_bytes = Some(bytes);
+                if let Message::Append(append) = &mut message
+                    && append.prev.index <= self.parts.seat.log_end().index
+                {
                     append.entries.clear();
-                    None
+                    self.inputs.push_back(Input::Received { from, message });
                 }
             }
-        };
-        self.inputs.push_back(Input::Received { from, message });
-        // Its writes are charged for while it is stepped; until then the room is spoken for.
-        self.step_all();
-        drop(admission);
+        }
+    }
+
+    fn stall(&mut self, from: NodeId, message: Message) {
+        if self.stalled_mail.len() < STALLED_MAIL_MAX {
+            self.stalled_mail.push_back(SeatMail::Message { from, message });
+        }
+    }
+
+    /// Takes the messages that waited; whether there were any.
+    pub(super) fn take_stalled_mail(&mut self) -> bool {
+        let stalled = std::mem::take(&mut self.stalled_mail);
+        let is_any = !stalled.is_empty();
+        for mail in stalled {
+            self.on_mail(mail);
+        }
+        is_any
     }
 }
 

@@ -84,7 +84,8 @@ pub(super) struct Parts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct LogProgress {
     pub(super) persisted: Option<Ticket>,
-    pub(super) promised: Option<Epoch>,
+    /// How many promises are durable: the same epoch is promised again when a higher membership is seen.
+    pub(super) promises: u64,
     /// How often the room in the log changed.
     pub(super) room_changes: u64,
 }
@@ -121,8 +122,14 @@ pub(super) struct SeatDriver {
     is_room_awaited: bool,
     /// Bytes that the full disk refused last; `None` when it is not full.
     refused_bytes: Option<u64>,
-    /// A member's message that waits for the log to claim disk.
-    stalled_mail: Option<SeatMail>,
+    /// Members' messages with entries, which wait for the log or the index.
+    stalled_mail: VecDeque<SeatMail>,
+    /// Promises that the log was asked to make durable, and the last of them. Only that one may be told: an earlier one
+    /// may lack a membership that was seen since.
+    promises_asked: u64,
+    promise_asked: Option<Epoch>,
+    /// Seats that are being given up.
+    giving_up: usize,
     /// What the core was told of the coordinator's view.
     told: Told,
     /// Whether the coordinator's last answer was an error.
@@ -151,7 +158,10 @@ impl SeatDriver {
             stalled: VecDeque::new(),
             is_room_awaited: false,
             refused_bytes: None,
-            stalled_mail: None,
+            stalled_mail: VecDeque::new(),
+            promises_asked: 0,
+            promise_asked: None,
+            giving_up: 0,
             told: Told::default(),
             is_complaining: false,
         };
@@ -197,7 +207,7 @@ impl SeatDriver {
                 }
                 // Before members' messages, so that a flood of them cannot keep the leader from its heartbeats.
                 _ = ticks.tick() => self.tick(),
-                Some(mail) = self.parts.mail.recv(), if may_take => self.on_mail(mail),
+                Some(mail) = self.parts.mail.recv() => self.on_mail(mail),
                 Ok(()) = counter.changed() => {
                     self.inputs.push_back(Input::CounterObserved(*counter.borrow_and_update()));
                 }
@@ -218,7 +228,7 @@ impl SeatDriver {
 
     /// Whether everything that was taken is answered.
     fn is_idle(&self) -> bool {
-        self.appends.is_empty() && self.reads.is_empty() && self.stalled.is_empty()
+        self.appends.is_empty() && self.reads.is_empty() && self.stalled.is_empty() && self.giving_up == 0
     }
 
     /// Whether more can be decided: the index is near enough to the log, and the log to its disk (so that handing
@@ -248,7 +258,10 @@ impl SeatDriver {
         let before = self.log_seen;
         let now = *self.parts.log_progress.borrow_and_update();
         self.log_seen = now;
-        if let Some(epoch) = now.promised.filter(|_| now.promised != before.promised) {
+        if now.promises != before.promises
+            && now.promises == self.promises_asked
+            && let Some(epoch) = self.promise_asked
+        {
             self.inputs.push_back(Input::PromisePersisted(epoch));
         }
         if let Some(Ticket(ticket)) = now.persisted.filter(|_| now.persisted != before.persisted) {
@@ -338,10 +351,10 @@ impl SeatDriver {
             }
             Effect::Committed { index, entries } => self.commit(index, entries),
             Effect::Repair { .. } => fatal::invariant(&Report {
-                what: &"a member repairs a log that was whole when it was opened",
+                what: &"entries of this log cannot be read any more, and this release does not fetch them from other members",
                 place: &self.parts.id,
                 safe: "every acknowledged event is on the other members' disks",
-                next: "please report this with the lines before it, then start the server again",
+                next: "look at the disk; restore this node's data directory from a copy that is whole",
             }),
             Effect::Resolved { mark, commit } => {
                 // The commit first: whoever sees the mark must find every entry that it rests on.
@@ -352,7 +365,7 @@ impl SeatDriver {
     }
 
     /// The promise, and the highest membership that was seen: an election won later must know that one.
-    fn promise(&self, epoch: Epoch) {
+    fn promise(&mut self, epoch: Epoch) {
         let Ok(config) = u32::try_from(self.parts.seat.config()) else {
             fatal::invariant(&Report {
                 what: &"the members changed more often than can be written down",
@@ -361,6 +374,8 @@ impl SeatDriver {
                 next: "please report this",
             })
         };
+        self.promises_asked = self.promises_asked.saturating_add(1);
+        self.promise_asked = Some(epoch);
         self.parts.log.promise(epoch, config);
     }
 
@@ -391,12 +406,13 @@ impl SeatDriver {
         );
         self.view.send_if_modified(|view| {
             let is_new_state = view.state != next.state;
+            let is_new_leader = (view.leader, view.epoch) != (next.leader, next.epoch);
             if is_new_state {
                 tracing::info!(seat = %self.parts.id, epoch = %next.epoch, "seat is {}", next.state.as_str());
             }
             *view = next;
-            // Those who wait, wait for a state; numbers are only looked at.
-            is_new_state
+            // Those who wait, wait for a state or a leader; numbers are only looked at.
+            is_new_state || is_new_leader
         });
     }
 }

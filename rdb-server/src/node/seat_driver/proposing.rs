@@ -12,12 +12,7 @@ impl SeatDriver {
         let stalled = std::mem::take(&mut self.stalled);
         let is_any = !stalled.is_empty();
         self.take(stalled.into_iter().map(Command::Append));
-        let mail = self.stalled_mail.take();
-        let is_mail = mail.is_some();
-        if let Some(mail) = mail {
-            self.on_mail(mail);
-        }
-        is_any || is_mail
+        is_any | self.take_stalled_mail()
     }
 
     /// Turns commands into inputs, in their order.
