@@ -12,8 +12,8 @@ const FILES: [&str; 4] = [
     "rdb/v1/cluster.proto",
 ];
 
-/// What nodes say to each other: not part of the public description.
-const MEMBER_FILES: [&str; 1] = ["rdb/member/v1/member.proto"];
+/// What nodes say to each other. Generated apart, and left out of the description that reflection serves.
+const INTERNAL: [&str; 1] = ["rdb/v1/member.proto"];
 
 /// Message fields that carry events on their way out.
 ///
@@ -36,13 +36,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("rdb_v1.bin"), public.encode_to_vec())?;
 
-    tonic_prost_build::configure()
-        .bytes(".")
-        .btree_map(".")
-        .compile_fds(with_events_as_bytes(public))?;
-    tonic_prost_build::configure()
-        .bytes(".")
-        .compile_fds(protox::compile(MEMBER_FILES, ["proto"])?)?;
+    for set in [
+        with_events_as_bytes(public),
+        protox::compile(INTERNAL, ["proto"])?,
+    ] {
+        tonic_prost_build::configure()
+            .bytes(".")
+            .btree_map(".")
+            .compile_fds(set)?;
+    }
     Ok(())
 }
 

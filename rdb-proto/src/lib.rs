@@ -10,7 +10,7 @@
 //! | [`reason`] | the closed list of error reasons: code, whether anything happened, what to do |
 //! | [`convert`] | wire types to words and back |
 //! | [`v1`] | the generated gRPC code |
-//! | [`member`] | the same of what nodes say to each other |
+//! | [`member`] | the generated gRPC code of what nodes say to each other |
 
 pub mod convert;
 pub mod entry;

@@ -1,4 +1,4 @@
-//! Generated gRPC code of `proto/rdb/member/v1`: what nodes say to each other.
+//! Generated gRPC code of `proto/rdb/v1/member.proto`: messages between nodes, apart from the public services.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -12,4 +12,4 @@
     reason = "generated code"
 )]
 
-tonic::include_proto!("rdb.member.v1");
+tonic::include_proto!("rdb.v1.member");

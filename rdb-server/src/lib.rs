@@ -5,6 +5,7 @@
 //! | [`protocol`] | the rules of a seat as a pure state machine: inputs in, effects out |
 //! | [`storage`] | files, frames, fsync, the key index |
 //! | [`coordination`] | who leads, and which number is next |
+//! | [`transport`] | messages between nodes; moves them and judges nothing |
 //! | [`cdc`] | the order of the change stream, marks and filters |
 //! | [`node`] | all of the above: tasks, channels, start and stop |
 //! | [`api`] | gRPC and HTTP to words and back; decides nothing |

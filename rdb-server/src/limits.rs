@@ -253,38 +253,17 @@ pub const SEAT_MAIL_MAX: usize = 4_096;
 /// How long a node that passes a request on waits for the connection to the other node.
 pub const FORWARD_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Messages for another node that may wait for its connection; more are lost.
-pub const PEER_QUEUE_MAX: usize = 16_384;
-
-/// Bytes of entries in them.
-pub const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
-
-/// Bytes of entries after which no further message goes into one batch.
-pub const PEER_BATCH_BYTES: usize = 1 << 20;
-
-/// Largest batch of messages that a node takes: the bytes of a batch, and one message with the largest entry behind
-/// them.
-pub const LETTERS_BYTES_MAX: usize = 64 << 20;
-
-/// How long a connection to another node may take.
-pub const PEER_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How often a silent connection to another node is asked whether it is alive, and how long the answer may take.
-pub const PEER_KEEP_ALIVE: Duration = Duration::from_secs(2);
-
-/// Least and longest wait before another node is tried again.
-pub const PEER_RETRY_MIN: Duration = Duration::from_millis(50);
-/// See [`PEER_RETRY_MIN`].
-pub const PEER_RETRY_MAX: Duration = Duration::from_millis(500);
-
 /// How long a call to etcd may take.
 pub const ETCD_CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a connection to etcd may take.
 pub const ETCD_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a connection to etcd is asked whether it is alive, and how long the answer may take.
-pub const ETCD_KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// How often a connection to etcd is asked whether it is alive: etcd cuts one that asks more than once in five seconds.
+pub const ETCD_KEEP_ALIVE: Duration = Duration::from_secs(6);
+
+/// How long the answer may take.
+pub const ETCD_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Least and longest wait before etcd is tried again.
 pub const ETCD_RETRY_MIN: Duration = Duration::from_millis(100);
@@ -308,3 +287,52 @@ pub const READ_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Messages with entries that a seat keeps while its log or its index is behind; more are lost, and sent again.
 pub const STALLED_MAIL_MAX: usize = 64;
+
+/// Messages that wait for another node before more are dropped: as many as a node with 1,000 members of seats sends
+/// in four heartbeats.
+pub const PEER_QUEUE_MESSAGES_MAX: usize = 4_096;
+
+/// Bytes of the same: what four seats at full speed have under way.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes after which a batch to another node takes no further message: large enough to cost nothing by the batch,
+/// small enough that a heartbeat does not wait behind it for long (20 ms at 100 MB/s).
+pub const PEER_BATCH_BYTES: usize = 2 << 20;
+
+/// Largest batch on the wire.
+pub const EXCHANGE_BYTES_MAX: usize = 32 << 20;
+
+/// What a message between nodes counts with, beside its entries.
+pub const MESSAGE_WEIGHT_MIN: usize = 256;
+
+/// What an entry in it counts with, beside its body.
+pub const ENTRY_WEIGHT_MIN: usize = 64;
+
+/// Time for another node to take a connection and welcome this node.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time between two attempts to connect to another node, at first; it doubles with each.
+pub const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Most time between two such attempts.
+pub const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// How often the connection to another node is asked whether it is alive.
+pub const PEER_KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// How long the answer may take before the connection counts as broken. Far above a failover: seats notice silence
+/// themselves, this only lets a path that does not work be tried anew.
+pub const PEER_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Refused nodes that operators are told of.
+pub const REFUSALS_TOLD_MAX: usize = 64;
+
+const _: () = assert!(
+    PEER_BATCH_BYTES + MESSAGE_ENTRIES_BYTES_MAX + (16 << 20) < EXCHANGE_BYTES_MAX,
+    "a batch that is nearly full must fit with one more message that is, and the largest frame"
+);
+const _: () = assert!(
+    MEMBER_IN_FLIGHT_BYTES_MAX < PEER_QUEUE_BYTES_MAX
+        && MEMBER_IN_FLIGHT_MESSAGES_MAX < PEER_QUEUE_MESSAGES_MAX,
+    "what one seat may have under way must fit the queue"
+);

@@ -37,6 +37,16 @@ impl Etcd {
         etcd
     }
 
+    /// Starts one, but for those who set `RDB_TEST_NO_ETCD` since they have none: they are told that the case is
+    /// skipped.
+    pub async fn start_or_skip() -> Option<Self> {
+        if std::env::var_os("RDB_TEST_NO_ETCD").is_some() {
+            crate::say("skipped: RDB_TEST_NO_ETCD is set");
+            return None;
+        }
+        Some(Self::start().await)
+    }
+
     /// host:port, as `ETCD` takes it.
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.client)
@@ -85,6 +95,14 @@ impl Etcd {
             .expect("etcd is installed (Debian: etcd-server); scripts/test does it");
         self.child = Some(child);
         soon("an etcd that answers", self.answers()).await;
+    }
+
+    /// Starts the process again at an endpoint that nobody else knows, and returns it: what is changed there is
+    /// changed behind everybody's back. [`Etcd::stop`] it before the next [`Etcd::run`].
+    pub async fn run_elsewhere(&mut self) -> String {
+        let known = std::mem::replace(&mut self.client, free_port());
+        self.run().await;
+        format!("127.0.0.1:{}", std::mem::replace(&mut self.client, known))
     }
 
     async fn answers(&self) {

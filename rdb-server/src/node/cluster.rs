@@ -3,14 +3,12 @@
 use super::handle::{Shared, host_and_port};
 use super::members::{Members, Rooms, Tuning};
 use super::telemetry::Telemetry;
-use super::{Handle, Node, StartError, open_index, slots};
-use crate::cdc::Marks;
+use super::{Handle, Node, StartError, open_index};
 use crate::clock;
+use crate::coordination::View;
 use crate::coordination::etcd::{self, EtcdSettings};
-use crate::coordination::{Coordinator, View};
 use crate::settings::Settings;
 use crate::storage::{DataDir, FreshIds};
-use crate::transport::{Identity, Transport};
 use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -35,18 +33,13 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
     }
     let data_dir = Arc::new(data_dir);
     let coordinator = Arc::new(Box::pin(connected.join(data_dir.directory())).await?);
-    let identity = Identity {
-        node: coordinator.node_id(),
-        database: data_dir.database(),
-        incarnation: clock::new_uuid(),
-    };
-    let rooms = Rooms {
-        data_dir: Arc::clone(&data_dir),
-        transport: Arc::new(Transport::new(identity)),
+    let telemetry = Arc::new(Telemetry::new());
+    let rooms = Rooms::new(
+        Arc::clone(&data_dir),
         coordinator,
-        marks: Arc::new(Marks::new(slots::seats(settings.shard_groups).count())),
-        telemetry: Arc::new(Telemetry::new()),
-    };
+        telemetry,
+        settings.shard_groups,
+    );
     let (settings, own) = (settings.clone(), settings.clone());
     let members = blocking(move || {
         let index = open_index(&own, &rooms.data_dir)?;
@@ -130,7 +123,7 @@ async fn follow(members: Arc<Members>) {
         let view = Arc::clone(&views.borrow_and_update());
         let others = view.nodes.keys().filter(|node| **node != me);
         let peers = others.filter_map(|node| Some((*node, view.address(*node)?.to_owned())));
-        members.rooms.transport.set_peers(peers.collect());
+        members.rooms.transport.set_peers(&peers.collect());
         for seat in seats_of(&view, me) {
             if let Err(error) = open(&members, seat).await {
                 tracing::error!(%seat, %error, "a member of this seat cannot be opened here; trying with the next change");

@@ -14,7 +14,7 @@ use crate::coordination::Coordinator;
 use crate::limits::IN_FLIGHT_BYTES_MAX;
 use crate::settings::Settings;
 use crate::storage::{DataDir, KeyIndex, LogReader};
-use crate::transport::{MemberService, Transport};
+use crate::transport::{Inbound, Transport};
 use rdb_proto::member::member_server::MemberServer;
 use rdb_proto::types::{LogIndex, NodeId, SeatId};
 use std::sync::Arc;
@@ -70,7 +70,7 @@ pub(super) struct Shared {
     pub(super) seats: watch::Receiver<Arc<SeatMap>>,
     pub(super) marks: Arc<Marks>,
     telemetry: Arc<Telemetry>,
-    transport: Arc<Transport>,
+    transport: Transport,
     pub(super) tasks: Tasks,
     pub(super) in_flight: Arc<Semaphore>,
     started: Instant,
@@ -91,7 +91,7 @@ impl Shared {
             seats: members.seats(),
             marks: Arc::clone(&rooms.marks),
             telemetry: Arc::clone(&rooms.telemetry),
-            transport: Arc::clone(&rooms.transport),
+            transport: rooms.transport.clone(),
             tasks: Tasks::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)),
             started: clock::monotonic(),
@@ -230,7 +230,7 @@ impl Handle {
     }
 
     /// The gRPC service that other nodes call.
-    pub fn member_service(&self) -> MemberServer<MemberService> {
+    pub fn member_service(&self) -> MemberServer<Inbound> {
         self.shared.transport.service()
     }
 

@@ -4,9 +4,11 @@ use super::StartError;
 use super::handle::SeatHandle;
 use super::indexer::Indexer;
 use super::seat_driver::{LogProgress, Parts, SeatDriver};
+use super::slots;
 use super::tasks::Tasks;
 use super::telemetry::Telemetry;
 use crate::cdc::Marks;
+use crate::clock;
 use crate::coordination::Coordinator;
 use crate::limits::{SEAT_MAIL_MAX, SEAT_QUEUE_MAX};
 use crate::protocol::{Durable, EpochRun, Seat, SeatConfig};
@@ -15,7 +17,7 @@ use crate::storage::{
     DataDir, IndexStore, KeyIndex, LogEvent, LogReader, LogSettings, OnLogEvent, Opened, SeatLog,
     StorageError,
 };
-use crate::transport::Transport;
+use crate::transport::{Identity, Transport};
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::types::{LogIndex, Membership, SeatId, Seq};
 use std::collections::BTreeMap;
@@ -34,7 +36,35 @@ pub(super) struct Rooms {
     pub(super) coordinator: Arc<dyn Coordinator>,
     pub(super) marks: Arc<Marks>,
     pub(super) telemetry: Arc<Telemetry>,
-    pub(super) transport: Arc<Transport>,
+    pub(super) transport: Transport,
+    /// The transport's tasks.
+    pub(super) exchange: Tasks,
+}
+
+impl Rooms {
+    /// A node that others know by `identity`, with marks of so many groups.
+    pub(super) fn new(
+        data_dir: Arc<DataDir>,
+        coordinator: Arc<dyn Coordinator>,
+        telemetry: Arc<Telemetry>,
+        groups: u32,
+    ) -> Self {
+        let exchange = Tasks::default();
+        let identity = Identity {
+            node: coordinator.node_id(),
+            database: data_dir.database(),
+            incarnation: clock::new_uuid(),
+        };
+        let (tasks, stopping) = exchange.parts();
+        Self {
+            transport: Transport::new(identity, tasks, stopping),
+            exchange,
+            data_dir,
+            coordinator,
+            marks: Arc::new(Marks::new(slots::seats(groups).count())),
+            telemetry,
+        }
+    }
 }
 
 /// How every seat of the node works.
@@ -155,7 +185,7 @@ impl Members {
         let index: Arc<dyn KeyIndex> = self.index.seat(seat.id, &log, seat.opened.last_index)?;
         let indexer = Indexer::start(seat.id, log.clone(), Arc::clone(&index)).map_err(StartError::Thread)?;
         let applied = indexer.applied();
-        let position = super::slots::position_of(seat.id);
+        let position = slots::position_of(seat.id);
         let (letters, mail) = mpsc::channel(SEAT_MAIL_MAX);
         let (driver, view) = SeatDriver::new(Parts {
             id: seat.id,
@@ -169,7 +199,7 @@ impl Members {
             marks: Arc::clone(&self.rooms.marks),
             telemetry: Arc::clone(&self.rooms.telemetry),
             data_dir: self.rooms.data_dir.path().to_owned(),
-            transport: Arc::clone(&self.rooms.transport),
+            transport: self.rooms.transport.clone(),
             mail,
             heartbeat: self.tuning.heartbeat,
         });

@@ -28,13 +28,11 @@ pub use request::{Append, At, Found, HistoryRange, KeyRange, Stored};
 pub use route::{Need, Peer, Route};
 pub use tasks::Tasks;
 
-use crate::cdc::Marks;
 use crate::clock;
+use crate::coordination::CoordinationError;
 use crate::coordination::embedded::{Config, EmbeddedCoordinator};
-use crate::coordination::{CoordinationError, Coordinator as _};
 use crate::settings::Settings;
 use crate::storage::{DataDir, FreshIds, IndexSettings, IndexStore, StorageError};
-use crate::transport::{Identity, Transport};
 use handle::Shared;
 use members::{Members, OpenSeat, Rooms, Tuning};
 use std::io;
@@ -110,17 +108,7 @@ fn start_standalone(settings: &Settings) -> Result<Node, StartError> {
     let telemetry = Arc::new(Telemetry::new());
     let seats = open_logs(settings, &data_dir, &coordinator, &telemetry)?;
     let index = open_index(settings, &data_dir)?;
-    let rooms = Rooms {
-        data_dir: Arc::clone(&data_dir),
-        transport: Arc::new(Transport::new(Identity {
-            node: coordinator.node_id(),
-            database: data_dir.database(),
-            incarnation: clock::new_uuid(),
-        })),
-        coordinator: Arc::new(coordinator),
-        marks: Arc::new(Marks::new(seats.len())),
-        telemetry,
-    };
+    let rooms = Rooms::new(data_dir, Arc::new(coordinator), telemetry, settings.shard_groups);
     let members = Members::new(rooms, Tuning::of(settings), index);
     for seat in seats {
         members.start(seat)?;
@@ -187,7 +175,8 @@ impl Node {
     pub async fn stop(self) -> Result<(), StorageError> {
         self.handle.tasks().stop();
         self.members.drain().await;
-        self.members.rooms.transport.close().await;
+        self.members.rooms.exchange.stop();
+        self.members.rooms.exchange.ended().await;
         // Last: while it holds seats, nobody else shall think that it is gone.
         self.members.rooms.coordinator.close().await;
         let Some(members) = Arc::into_inner(self.members) else {

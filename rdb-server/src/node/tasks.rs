@@ -21,6 +21,11 @@ impl Tasks {
         drop(self.tracker.spawn(task));
     }
 
+    /// For a room that owns its tasks itself: where they are counted, and what tells them to stop.
+    pub fn parts(&self) -> (TaskTracker, CancellationToken) {
+        (self.tracker.clone(), self.stopping.clone())
+    }
+
     /// Completes when the node begins to stop.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         self.stopping.clone().cancelled_owned()

@@ -1,175 +1,152 @@
-//! Messages between members of seats, over gRPC.
+//! Messages between the nodes of a database. They are moved; nothing about them is judged here.
 //!
-//! Each node calls each other one, for its own direction: what a node says goes over the call that it made itself,
-//! messages of all seats together in one stream. Losing a message is allowed by the protocol, so nothing here waits
-//! for anybody: a queue that is full loses what comes, and so does a connection that breaks.
+//! ```text
+//! seat ─ Transport::send ─► queue of the peer ─► batch ─► stream ═══► Inbound ─ SeatMail ─► queue of the seat
+//!        never waits          bounded         all that    HTTP/2       decodes              bounded
+//!                                             waits
+//! ```
+//! - A node dials every peer for what it has to say itself; what the peer says comes over the peer's own stream. One
+//!   stream carries the messages of all seats, in the order in which they were sent.
+//! - A batch is made when the stream can take one, of everything that waits then: the heartbeats of many seats share
+//!   a message, and HTTP/2's flow control is the back-pressure. No timer is between a message and the wire.
+//! - Whatever does not fit a queue is dropped and counted ([`TransportStats`]): the protocol allows for loss, and a
+//!   sender that waited would make one slow node everybody's trouble. What waits while a peer cannot be reached is
+//!   dropped too, since the answer to an old heartbeat proves nothing.
+//! - A stream that ends is opened anew at once. When that connection is **refused**, the peer's process is gone, and
+//!   every seat is told ([`SeatMail::Unreachable`]): what makes a failover after a crash immediate (DESIGN 5). Silence,
+//!   a timeout or any other error is no evidence.
+//! - Both ends of a stream must agree on the database, on the version of the exchange, and on who the receiver is.
 //!
 //! | file | decides |
 //! |---|---|
-//! | `peer` | the connection to one other node, and what waits for it |
-//! | `inbox` | who gets what comes in |
-//! | `wire` | messages in wire form and back |
+//! | `queue` | what waits for a peer, and what is dropped |
+//! | `peer` | when a peer is dialled, and what a failure proves |
+//! | `inbound` | whose stream is taken, and which of two |
+//! | `seats` | where a message goes on this node |
+//! | `wire` | how a message is written |
+//! | `stats` | what is counted |
 
-mod inbox;
+mod inbound;
 mod peer;
-mod wire;
+mod queue;
+mod seats;
+mod stats;
+#[cfg(test)]
+mod tests;
+pub mod wire;
 
-pub use inbox::MemberService;
+pub use inbound::Inbound;
+pub use seats::SeatMail;
+pub use stats::{Count, TransportStats};
+pub use wire::TransportError;
 
+use crate::limits::EXCHANGE_BYTES_MAX;
 use crate::protocol::Message;
 use peer::Peer;
-use rdb_proto::member;
 use rdb_proto::member::member_server::MemberServer;
 use rdb_proto::types::{NodeId, SeatId};
+use seats::Seats;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-/// Version of the protocol between nodes.
-const PROTOCOL: u32 = 1;
+/// Version of what nodes say to each other. Raised when an older release would misread it.
+const EXCHANGE_VERSION: u32 = 1;
 
-/// Who this node is to the others.
-#[derive(Debug, Clone, Copy)]
+/// Who this node is to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// The node.
     pub node: NodeId,
-    /// Its database.
+    /// The database that it is of.
     pub database: Uuid,
-    /// This start of it.
+    /// This run of its process.
     pub incarnation: Uuid,
 }
 
-impl Identity {
-    fn hello(self) -> member::Hello {
-        member::Hello {
-            protocol: PROTOCOL,
-            node: self.node.0,
-            database: self.database.as_bytes().to_vec().into(),
-            incarnation: self.incarnation.as_bytes().to_vec().into(),
-            release: env!("CARGO_PKG_VERSION").to_owned(),
-        }
-    }
-}
-
-/// What a seat hears of the others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SeatMail {
-    /// A message for it.
-    Message {
-        /// The sender.
-        from: NodeId,
-        /// What it says.
-        message: Message,
-    },
-    /// Connections to the node are refused: its process is gone.
-    Unreachable(NodeId),
-}
-
-/// What was sent, received and lost, in messages.
-#[derive(Debug, Default)]
-pub struct TransportStats {
-    /// Handed to a connection.
-    pub sent: AtomicU64,
-    /// Came in and went to their seat.
-    pub received: AtomicU64,
-    /// Lost, since a queue was full or a connection broken.
-    pub lost: AtomicU64,
-}
-
-/// The seats of this node, by the queue of each.
-type Seats = Arc<Mutex<BTreeMap<SeatId, mpsc::Sender<SeatMail>>>>;
-
-/// The ways to other nodes.
+/// What all tasks of the room share.
 #[derive(Debug)]
-pub struct Transport {
-    identity: Identity,
+struct Shared {
+    me: Identity,
     seats: Seats,
-    peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
-    stats: Arc<TransportStats>,
+    stats: TransportStats,
     tasks: TaskTracker,
-    closing: CancellationToken,
+    stopping: CancellationToken,
+}
+
+/// The way to the other nodes and back. Cheap to clone; when the last clone is dropped, no peer is dialled any more.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    shared: Arc<Shared>,
+    peers: Arc<watch::Sender<BTreeMap<NodeId, Peer>>>,
+    inbound: Inbound,
 }
 
 impl Transport {
-    /// Without any peer yet.
-    pub fn new(identity: Identity) -> Self {
-        Self {
-            identity,
+    /// Without peers and seats. Its tasks run in `tasks`, and end when `stopping` is cancelled.
+    pub fn new(me: Identity, tasks: TaskTracker, stopping: CancellationToken) -> Self {
+        let shared = Arc::new(Shared {
+            me,
             seats: Seats::default(),
-            peers: Mutex::default(),
-            stats: Arc::default(),
-            tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
-        }
-    }
-
-    /// Where a seat of this node gets its mail. What does not fit the queue is lost.
-    pub fn register(&self, seat: SeatId, mail: mpsc::Sender<SeatMail>) {
-        lock(&self.seats).insert(seat, mail);
-    }
-
-    /// The other nodes, as host:port. Connections to those that are not named any more, or elsewhere now, end. Must
-    /// be called where tasks of a runtime can be spawned.
-    pub fn set_peers(&self, addresses: BTreeMap<NodeId, String>) {
-        let mut peers = lock(&self.peers);
-        peers.retain(|node, peer| {
-            addresses
-                .get(node)
-                .is_some_and(|address| *address == peer.address)
+            stats: TransportStats::default(),
+            tasks,
+            stopping,
         });
-        for (node, address) in addresses {
-            if peers.contains_key(&node) || self.closing.is_cancelled() {
-                continue;
-            }
-            let peer = Arc::new(Peer::new(node, address, Arc::clone(&self.stats)));
-            let running = peer.run(self.identity, Arc::clone(&self.seats), self.closing.child_token());
-            peers.insert(node, peer);
-            // The tracker counts the task, and a panic ends the process.
-            drop(self.tasks.spawn(running));
+        Self {
+            inbound: Inbound::new(Arc::clone(&shared)),
+            peers: Arc::default(),
+            shared,
         }
     }
 
-    /// Sends a message of a seat. Never waits; what cannot be sent is lost.
+    /// Messages for this seat go to `mail` from now on. When it is full they are dropped.
+    pub fn register(&self, seat: SeatId, mail: mpsc::Sender<SeatMail>) {
+        self.shared.seats.register(seat, mail);
+    }
+
+    /// Messages for this seat are dropped from now on.
+    pub fn unregister(&self, seat: SeatId) {
+        self.shared.seats.unregister(seat);
+    }
+
+    /// These are the other nodes, and where they are reached (`host:port`). Who is new or moved is dialled, who is
+    /// not named any more is let go, and all others keep their streams. This node may be among them.
+    ///
+    /// Must be called where tasks of a runtime can be spawned.
+    pub fn set_peers(&self, addresses: &BTreeMap<NodeId, String>) {
+        self.peers.send_modify(|peers| {
+            peers.retain(|node, peer| addresses.get(node).is_some_and(|address| peer.is_at(address)));
+            for (node, address) in addresses {
+                if *node != self.shared.me.node && !peers.contains_key(node) {
+                    peers.insert(*node, Peer::start(&self.shared, *node, address));
+                }
+            }
+        });
+    }
+
+    /// Sends a message to a node's member of a seat. Never waits: without room, or without such a peer, it is
+    /// dropped and counted.
     pub fn send(&self, to: NodeId, seat: SeatId, message: Message) {
-        let peer = lock(&self.peers).get(&to).map(Arc::clone);
-        match peer {
-            Some(peer) => peer.send(wire::to_wire(seat, message)),
-            None => {
-                self.stats.lost.fetch_add(1, Ordering::Relaxed);
-            }
+        let is_taken = self
+            .peers
+            .borrow()
+            .get(&to)
+            .is_some_and(|peer| peer.send(seat, message));
+        if !is_taken {
+            self.shared.stats.outbound_dropped.add(1);
         }
     }
 
-    /// The gRPC service that other nodes call.
-    pub fn service(&self) -> MemberServer<MemberService> {
-        let inbox = MemberService::new(
-            self.identity,
-            Arc::clone(&self.seats),
-            Arc::clone(&self.stats),
-            self.closing.clone(),
-        );
-        MemberServer::new(inbox).max_decoding_message_size(crate::limits::LETTERS_BYTES_MAX)
+    /// What other nodes dial, for the gRPC server.
+    pub fn service(&self) -> MemberServer<Inbound> {
+        MemberServer::new(self.inbound.clone()).max_decoding_message_size(EXCHANGE_BYTES_MAX)
     }
 
-    /// What was sent, received and lost so far.
+    /// What was moved and dropped so far.
     pub fn stats(&self) -> &TransportStats {
-        &self.stats
+        &self.shared.stats
     }
-
-    /// Ends every connection, and waits for their tasks.
-    pub async fn close(&self) {
-        self.closing.cancel();
-        lock(&self.peers).clear();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-/// A panic while one of these locks was held left no half-made change: each is one insertion or removal.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

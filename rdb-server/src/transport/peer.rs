@@ -1,266 +1,280 @@
-//! The connection to one other node, and what waits for it.
+//! One peer: when it is dialled, what is sent over the stream, and what a failure proves.
 
-use super::{Identity, SeatMail, Seats, TransportStats, lock, wire};
+use super::queue::Queue;
+use super::{EXCHANGE_VERSION, Shared, wire};
 use crate::clock;
 use crate::limits::{
-    LETTERS_BYTES_MAX, PEER_BATCH_BYTES, PEER_CONNECT_TIMEOUT, PEER_KEEP_ALIVE, PEER_QUEUE_BYTES_MAX,
-    PEER_QUEUE_MAX, PEER_RETRY_MAX, PEER_RETRY_MIN,
+    BACK_OFF, BACK_OFF_MAX, CONNECT_TIMEOUT, EXCHANGE_BYTES_MAX, PEER_KEEP_ALIVE, PEER_KEEP_ALIVE_TIMEOUT,
 };
-use rdb_proto::member;
+use crate::protocol::Message;
+use futures::stream::{self, Stream, StreamExt as _};
+use prost::Message as _;
+use rdb_proto::member::exchange_request::Part;
+use rdb_proto::member::exchange_response::Answer;
 use rdb_proto::member::member_client::MemberClient;
-use rdb_proto::types::NodeId;
-use std::collections::VecDeque;
+use rdb_proto::member::{Batch, ExchangeRequest, ExchangeResponse, Hello, RefusalReason};
+use rdb_proto::types::{NodeId, SeatId};
 use std::error::Error;
+use std::future::ready;
 use std::io;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::transport::Endpoint;
+use tonic::{Status, Streaming};
 
-/// Another node.
+/// The handle of a peer; its task ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Peer {
-    node: NodeId,
-    pub(super) address: String,
-    queue: Mutex<Queue>,
-    /// Told when something is queued.
-    filled: Arc<Notify>,
-    /// Ends its task.
-    leaving: CancellationToken,
-    stats: Arc<TransportStats>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    /// Letters are taken while a connection stands, and lost otherwise: what waited for long is of no use.
-    is_open: bool,
-    letters: VecDeque<member::Letter>,
-    bytes: usize,
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.leaving.cancel();
-    }
+    address: String,
+    queue: Arc<Queue>,
+    _closing: DropGuard,
 }
 
 impl Peer {
-    pub(super) fn new(node: NodeId, address: String, stats: Arc<TransportStats>) -> Self {
+    pub(super) fn start(shared: &Arc<Shared>, node: NodeId, address: &str) -> Self {
+        let queue = Arc::new(Queue::default());
+        let closing = shared.stopping.child_token();
+        let dialler = Dialler::new(shared, node, address, &queue);
+        // The handle is not needed: the tracker counts the task.
+        drop(shared.tasks.spawn(dialler.run(closing.clone())));
         Self {
-            node,
-            address,
-            queue: Mutex::default(),
-            filled: Arc::default(),
-            leaving: CancellationToken::new(),
-            stats,
+            address: address.to_owned(),
+            queue,
+            _closing: closing.drop_guard(),
         }
     }
 
-    pub(super) fn send(&self, letter: member::Letter) {
-        let bytes = wire::entry_bytes(&letter);
-        let is_taken = {
-            let mut queue = lock(&self.queue);
-            let fits = queue.letters.len() < PEER_QUEUE_MAX
-                && queue.bytes.saturating_add(bytes) <= PEER_QUEUE_BYTES_MAX;
-            let is_taken = queue.is_open && fits;
-            if is_taken {
-                queue.bytes = queue.bytes.saturating_add(bytes);
-                queue.letters.push_back(letter);
-            }
-            is_taken
-        };
-        if is_taken {
-            self.filled.notify_one();
-        } else {
-            self.stats.lost.fetch_add(1, Ordering::Relaxed);
-        }
+    pub(super) fn is_at(&self, address: &str) -> bool {
+        self.address == address
     }
 
-    /// Keeps a connection until the transport closes or the peer is dropped.
-    pub(super) fn run(
-        self: &Arc<Self>,
-        identity: Identity,
-        seats: Seats,
-        closing: CancellationToken,
-    ) -> impl Future<Output = ()> + Send + use<> {
-        // The task must not keep the peer alive: dropping the peer is what ends it.
-        let peer = Arc::downgrade(self);
-        let leaving = self.leaving.clone();
-        let (node, address) = (self.node, self.address.clone());
-        let filled = Arc::clone(&self.filled);
-        let connection = Connection {
-            peer,
-            node,
-            address,
-            filled,
-            identity,
-            seats,
-        };
-        async move {
-            tokio::select! {
-                () = connection.keep() => {}
-                () = leaving.cancelled() => {}
-                () = closing.cancelled() => {}
-            }
-        }
-    }
-
-    /// What waits, up to the bytes of a batch; at least one letter when there is any.
-    fn take(&self) -> Vec<member::Letter> {
-        let mut queue = lock(&self.queue);
-        let mut taken = Vec::new();
-        let mut bytes = 0_usize;
-        while bytes < PEER_BATCH_BYTES
-            && let Some(letter) = queue.letters.pop_front()
-        {
-            bytes = bytes.saturating_add(wire::entry_bytes(&letter));
-            taken.push(letter);
-        }
-        queue.bytes = queue.bytes.saturating_sub(bytes);
-        taken
-    }
-
-    fn set_open(&self, is_open: bool) {
-        let mut queue = lock(&self.queue);
-        let lost = u64::try_from(queue.letters.len()).unwrap_or(u64::MAX);
-        *queue = Queue {
-            is_open,
-            ..Queue::default()
-        };
-        drop(queue);
-        self.stats.lost.fetch_add(lost, Ordering::Relaxed);
+    /// Whether there was room for the message.
+    pub(super) fn send(&self, seat: SeatId, message: Message) -> bool {
+        self.queue.put(seat, message)
     }
 }
 
-/// The task's side of a peer.
-struct Connection {
-    peer: std::sync::Weak<Peer>,
+/// Why there is no stream to a peer.
+#[derive(Debug, Error)]
+pub(super) enum DialError {
+    #[error("it did not answer within {CONNECT_TIMEOUT:?}")]
+    Silent,
+    #[error("cannot connect: {0}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("the stream broke: {0}")]
+    Broken(#[source] Box<Status>),
+    #[error("the stream ended without an answer")]
+    Ended,
+    #[error("it refuses this node: {}", .0.as_str_name())]
+    Refused(RefusalReason),
+}
+
+impl From<Status> for DialError {
+    fn from(status: Status) -> Self {
+        Self::Broken(Box::new(status))
+    }
+}
+
+impl DialError {
+    /// The peer's machine answers, and nothing listens there: the process is gone.
+    fn is_connection_refused(&self) -> bool {
+        let mut next: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if kind == Some(io::ErrorKind::ConnectionRefused) {
+                return true;
+            }
+            next = error.source();
+        }
+        false
+    }
+}
+
+/// A stream that the peer has welcomed.
+#[derive(Debug)]
+pub(super) struct Open {
+    answers: Streaming<ExchangeResponse>,
+    /// Ends the sending half.
+    _sending: DropGuard,
+}
+
+/// Keeps a stream to one peer.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    shared: Arc<Shared>,
     node: NodeId,
     address: String,
-    filled: Arc<Notify>,
-    identity: Identity,
-    seats: Seats,
+    queue: Arc<Queue>,
+    back_off: Duration,
+    /// Operators know that the peer cannot be reached.
+    is_told: bool,
 }
 
-impl Connection {
-    #[expect(clippy::infinite_loop, reason = "it ends with its task")]
-    async fn keep(self) {
-        let mut wait = PEER_RETRY_MIN;
-        let mut is_told = false;
+impl Open {
+    /// Waits for the end of the stream; what broke it, unless the peer ended it.
+    pub(super) async fn ended(&mut self) -> Option<Status> {
         loop {
-            match self.connect().await {
-                Ok(channel) => {
-                    tracing::debug!(node = %self.node, address = self.address, "connected");
-                    let began = clock::monotonic();
-                    let status = self.talk(channel).await;
-                    let lasted = clock::monotonic().saturating_duration_since(began);
-                    if let Some(peer) = self.peer.upgrade() {
-                        peer.set_open(false);
-                    }
-                    if lasted > PEER_RETRY_MAX {
-                        // Tried again at once: whether that is refused shows whether the process is gone.
-                        (wait, is_told) = (PEER_RETRY_MIN, false);
-                        tracing::debug!(node = %self.node, address = self.address, %status, "connection lost");
-                        continue;
-                    }
-                    if !std::mem::replace(&mut is_told, true) {
-                        tracing::warn!(node = %self.node, address = self.address, "refused: {}", status.message());
-                    }
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut is_told, true) {
-                        tracing::warn!(node = %self.node, address = self.address, error = %root(&error), "cannot connect; trying again");
-                    }
-                    if is_refused(&error) {
-                        self.tell_unreachable();
-                    }
-                }
+            match self.answers.message().await {
+                // Of a later release.
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(status) => return Some(status),
             }
-            clock::sleep(wait).await;
-            wait = wait.saturating_mul(2).min(PEER_RETRY_MAX);
+        }
+    }
+}
+
+impl Dialler {
+    pub(super) fn new(shared: &Arc<Shared>, node: NodeId, address: &str, queue: &Arc<Queue>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            node,
+            address: address.to_owned(),
+            queue: Arc::clone(queue),
+            back_off: BACK_OFF,
+            is_told: false,
         }
     }
 
-    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
-        Endpoint::from_shared(format!("http://{}", self.address))?
-            .connect_timeout(PEER_CONNECT_TIMEOUT)
+    async fn run(mut self, closing: CancellationToken) {
+        while closing.run_until_cancelled(self.attempt()).await.is_some() {}
+        self.drop_waiting();
+    }
+
+    /// Dials, stays for as long as the stream holds, and waits before the next attempt.
+    async fn attempt(&mut self) {
+        let opened = clock::within(CONNECT_TIMEOUT, Box::pin(self.dial())).await;
+        match opened.unwrap_or(Err(DialError::Silent)) {
+            Ok(open) => {
+                let began = clock::monotonic();
+                self.stay(open).await;
+                // At once, since how this one ends tells whether the process is gone; but not in a tight circle.
+                if clock::monotonic().saturating_duration_since(began) >= BACK_OFF {
+                    self.back_off = BACK_OFF;
+                    return;
+                }
+            }
+            Err(error) => self.failed(&error),
+        }
+        clock::sleep(self.back_off).await;
+        self.back_off = self.back_off.saturating_mul(2).min(BACK_OFF_MAX);
+    }
+
+    async fn stay(&mut self, mut open: Open) {
+        let _connected = self.shared.stats.peers_connected.hold();
+        self.is_told = false;
+        tracing::info!(node = %self.node, address = self.address, "connected to a node");
+        let broken = open.ended().await;
+        let status = broken.as_ref().map(tracing::field::display);
+        tracing::info!(node = %self.node, address = self.address, status, "the stream to a node ended");
+    }
+
+    fn failed(&mut self, error: &DialError) {
+        let is_gone = error.is_connection_refused();
+        if is_gone {
+            self.shared.stats.connections_refused.add(1);
+            self.shared.seats.unreachable(self.node);
+        }
+        self.drop_waiting();
+        let (node, address) = (self.node, self.address.as_str());
+        if std::mem::replace(&mut self.is_told, true) {
+            tracing::debug!(%node, address, %error, is_gone, "still no stream to a node");
+        } else {
+            tracing::warn!(%node, address, %error, is_gone, "no stream to a node; trying on");
+        }
+    }
+
+    fn drop_waiting(&self) {
+        self.shared.stats.outbound_dropped.add(self.queue.clear());
+    }
+
+    /// Connects, says hello, and waits to be welcomed.
+    pub(super) async fn dial(&self) -> Result<Open, DialError> {
+        let channel = Endpoint::from_shared(format!("http://{}", self.address))?
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PEER_KEEP_ALIVE)
-            .keep_alive_timeout(PEER_KEEP_ALIVE)
+            .keep_alive_timeout(PEER_KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .connect()
-            .await
+            .await?;
+        let sending = CancellationToken::new();
+        let (welcome, welcomed) = oneshot::channel();
+        let requests = self.requests(welcomed, sending.clone());
+        let sending = sending.drop_guard();
+        let mut client = MemberClient::new(channel).max_encoding_message_size(EXCHANGE_BYTES_MAX);
+        let mut answers = client.exchange(requests).await?.into_inner();
+        match answers.message().await?.and_then(|first| first.answer) {
+            Some(Answer::Welcome(_)) if welcome.send(()).is_ok() => Ok(Open {
+                answers,
+                _sending: sending,
+            }),
+            Some(Answer::Refusal(refusal)) => Err(DialError::Refused(refusal.reason())),
+            Some(Answer::Welcome(_)) | None => Err(DialError::Ended),
+        }
     }
 
-    /// Sends what is queued until the connection breaks; returns why it did.
-    async fn talk(&self, channel: Channel) -> tonic::Status {
-        let (batches, outgoing) = mpsc::channel(1);
-        let hello = member::Batch {
-            hello: Some(self.identity.hello()),
-            letters: Vec::new(),
+    /// A hello and, once that is welcomed, batches: each is made when the connection asks for it, of what waits then.
+    fn requests(
+        &self,
+        welcomed: oneshot::Receiver<()>,
+        sending: CancellationToken,
+    ) -> impl Stream<Item = ExchangeRequest> + use<> {
+        let sender = Sender {
+            shared: Arc::clone(&self.shared),
+            queue: Arc::clone(&self.queue),
+            sending,
+            welcomed: Some(welcomed),
         };
-        if batches.try_send(hello).is_ok()
-            && let Some(peer) = self.peer.upgrade()
-        {
-            peer.set_open(true);
-        }
-        let mut client = MemberClient::new(channel).max_encoding_message_size(LETTERS_BYTES_MAX);
-        let exchange = client.exchange(ReceiverStream::new(outgoing));
-        tokio::pin!(exchange);
-        loop {
-            let batch = async {
-                // Room first, then letters: what waits meanwhile goes along.
-                let room = batches.reserve().await;
-                loop {
-                    let letters = self.peer.upgrade().map(|peer| peer.take()).unwrap_or_default();
-                    if !letters.is_empty() {
-                        return (room, letters);
-                    }
-                    self.filled.notified().await;
-                }
-            };
-            tokio::select! {
-                ended = &mut exchange => {
-                    return ended.err().unwrap_or_else(|| tonic::Status::unavailable("the other node ended the call"));
-                }
-                (room, letters) = batch => {
-                    if let (Ok(room), Some(peer)) = (room, self.peer.upgrade()) {
-                        let count = u64::try_from(letters.len()).unwrap_or(u64::MAX);
-                        peer.stats.sent.fetch_add(count, Ordering::Relaxed);
-                        room.send(member::Batch { hello: None, letters });
-                    }
-                }
-            }
-        }
+        let batches = stream::unfold(sender, async |mut sender| {
+            let batch = sender.next().await?;
+            Some((request(Part::Batch(batch)), sender))
+        });
+        stream::once(ready(request(Part::Hello(self.hello())))).chain(batches)
     }
 
-    fn tell_unreachable(&self) {
-        for queue in lock(&self.seats).values() {
-            // A seat with a full queue has other worries; the next attempt tells it again.
-            drop(queue.try_send(SeatMail::Unreachable(self.node)));
+    fn hello(&self) -> Hello {
+        let me = &self.shared.me;
+        Hello {
+            sender: me.node.0,
+            incarnation: me.incarnation.as_bytes().to_vec().into(),
+            database: me.database.as_bytes().to_vec().into(),
+            receiver: self.node.0,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            exchange_version: EXCHANGE_VERSION,
         }
     }
 }
 
-/// Nobody listens there: the process is gone. A time-out or anything else is no evidence.
-fn is_refused(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            return error.kind() == io::ErrorKind::ConnectionRefused;
-        }
-        next = error.source();
-    }
-    false
+/// The sending half of a stream.
+struct Sender {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    sending: CancellationToken,
+    welcomed: Option<oneshot::Receiver<()>>,
 }
 
-/// The innermost cause, which says most.
-fn root(error: &(dyn Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+impl Sender {
+    /// The next batch; `None` when the stream is not welcome, or not used any more.
+    async fn next(&mut self) -> Option<Batch> {
+        if let Some(welcomed) = self.welcomed.take() {
+            welcomed.await.ok()?;
+        }
+        let messages = self.sending.run_until_cancelled(self.queue.batch()).await?;
+        let messages = messages.into_iter();
+        let batch = Batch {
+            messages: messages
+                .map(|(seat, message)| wire::to_wire(seat, message))
+                .collect(),
+        };
+        self.shared.stats.messages_sent.add(batch.messages.len());
+        self.shared.stats.bytes_sent.add(batch.encoded_len());
+        Some(batch)
     }
-    innermost.to_string()
+}
+
+const fn request(part: Part) -> ExchangeRequest {
+    ExchangeRequest { part: Some(part) }
 }

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::coordination::{Allocation, CoordinationError};
 use crate::limits::{ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX, ETCD_CALL_TIMEOUT};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
-use rdb_proto::types::{Seq, Timestamp};
+use rdb_proto::types::Seq;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -27,13 +27,16 @@ pub(super) struct Allocator {
     is_clock_off: bool,
 }
 
-/// What the counter's key holds; no bytes when it is absent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Value(Option<(CounterRecord, Vec<u8>)>);
+/// What the counter's key holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Value {
+    record: CounterRecord,
+    bytes: Vec<u8>,
+}
 
 impl Value {
-    fn last(&self) -> Seq {
-        self.0.as_ref().map_or(Seq::ZERO, |(record, _)| record.last())
+    const fn last(&self) -> Seq {
+        self.record.last()
     }
 }
 
@@ -88,10 +91,7 @@ impl Allocator {
             let (next, allocation) = self.next(&seen, count);
             let bytes = encode(&next);
             let key = &self.shared.keys.counter;
-            let is_same = match &seen.0 {
-                Some((_, bytes)) => Compare::value(key.clone(), CompareOp::Equal, bytes.clone()),
-                None => Compare::version(key.clone(), CompareOp::Equal, 0),
-            };
+            let is_same = Compare::value(key.clone(), CompareOp::Equal, seen.bytes.clone());
             let config = &self.shared.config;
             let same_generation = Compare::value(self.shared.keys.config(), CompareOp::Equal, encode(config));
             let txn = Txn::new()
@@ -101,7 +101,7 @@ impl Allocator {
             let answer = call("the counter", self.shared.client.kv_client().txn(txn)).await?;
             if answer.succeeded() {
                 self.shared.saw_counter(next.last());
-                self.seen = Some(Value(Some((next, bytes))));
+                self.seen = Some(Value { record: next, bytes });
                 return Ok(allocation);
             }
             let found = answer
@@ -132,10 +132,15 @@ impl Allocator {
 
     /// A value that was read, unless it is one that cannot be: the counter never goes back.
     fn value(&self, bytes: Option<Vec<u8>>, floor: Seq) -> Result<Value, CoordinationError> {
-        let value = match bytes {
-            None => Value(None),
-            Some(bytes) => Value(Some((decode(&self.shared.keys.counter, &bytes)?, bytes))),
+        let key = &self.shared.keys.counter;
+        let Some(bytes) = bytes else {
+            return Err(CoordinationError::Malformed {
+                key: key.clone(),
+                problem: "it is missing, although the database was made with it".to_owned(),
+            });
         };
+        let record: CounterRecord = decode(key, &bytes)?;
+        let value = Value { record, bytes };
         if value.last() < floor {
             return Err(CoordinationError::RolledBack {
                 what: "its counter",
@@ -151,17 +156,17 @@ impl Allocator {
     fn or_newer(&self, seen: Value) -> Value {
         let shown = self.shared.known().mirror.counter;
         match shown {
-            Some(record) if record.last() > seen.last() => Value(Some((record, encode(&record)))),
+            Some(record) if record.last() > seen.last() => Value {
+                record,
+                bytes: encode(&record),
+            },
             Some(_) | None => seen,
         }
     }
 
     /// The value after `count` numbers were taken, and what that gives.
     fn next(&mut self, seen: &Value, count: u64) -> (CounterRecord, Allocation) {
-        let (last, time) = match &seen.0 {
-            Some((record, _)) => (record.last(), record.time()),
-            None => (Seq::ZERO, Timestamp::ZERO),
-        };
+        let (last, time) = (seen.record.last(), seen.record.time());
         let now = clock::utc_now();
         // Time never goes back along seq, so a clock that is behind is not used. It may also be another node's that
         // was ahead: neither is a reason to take no numbers.

@@ -1,10 +1,12 @@
 //! What a node finds or makes in etcd when it starts: the database's config, and its own id.
 
-use super::records::{ConfigRecord, FORMAT, IdRecord, Keys, LiveRecord, decode, encode};
+use super::records::{ConfigRecord, CounterRecord, FORMAT, IdRecord, Keys, LiveRecord, decode, encode};
 use super::{EtcdCoordinator, EtcdSettings, Known, Shared, call};
 use crate::clock;
 use crate::coordination::{CoordinationError, View};
-use crate::limits::{ETCD_CONNECT_TIMEOUT, ETCD_KEEP_ALIVE, ETCD_RETRY_MAX, ETCD_RETRY_MIN};
+use crate::limits::{
+    ETCD_CONNECT_TIMEOUT, ETCD_KEEP_ALIVE, ETCD_KEEP_ALIVE_TIMEOUT, ETCD_RETRY_MAX, ETCD_RETRY_MIN,
+};
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
@@ -80,7 +82,7 @@ async fn try_connect(
 ) -> Result<(Client, ConfigRecord, Vec<String>), CoordinationError> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(ETCD_CONNECT_TIMEOUT)
-        .with_keep_alive(ETCD_KEEP_ALIVE, ETCD_KEEP_ALIVE)
+        .with_keep_alive(ETCD_KEEP_ALIVE, ETCD_KEEP_ALIVE_TIMEOUT)
         .with_keep_alive_while_idle(true)
         // A member of etcd that is cut off from the others answers pings and tells nothing.
         .with_require_leader(true)
@@ -107,12 +109,23 @@ async fn config(
         group_size: settings.group_size,
         writes: settings.writes,
         slots: SLOTS,
+        counter: keys.counter.clone(),
+        generation: 1,
+    };
+    // The counter is made with the database: one that is missing later was lost, and is not begun anew.
+    let counter = CounterRecord {
+        format: FORMAT,
+        seq: 0,
+        time_us: 0,
         generation: 1,
     };
     let key = keys.config();
     let txn = Txn::new()
         .when([Compare::version(key.clone(), CompareOp::Equal, 0)])
-        .and_then([TxnOp::put(key.clone(), encode(&mine), None)])
+        .and_then([
+            TxnOp::put(key.clone(), encode(&mine), None),
+            TxnOp::put(keys.counter.clone(), encode(&counter), None),
+        ])
         .or_else([TxnOp::get(key.clone(), None)]);
     let answer = call("the database's config", client.kv_client().txn(txn)).await?;
     if answer.succeeded() {
@@ -128,9 +141,14 @@ async fn config(
         });
     let config: ConfigRecord = decode(&key, &found.unwrap_or_default())?;
     let differ = [
-        ("SHARD_GROUPS", mine.groups, config.groups),
-        ("GROUP_SIZE", mine.group_size, config.group_size),
-        ("WRITES", mine.writes, config.writes),
+        ("SHARD_GROUPS", mine.groups.to_string(), config.groups.to_string()),
+        (
+            "GROUP_SIZE",
+            mine.group_size.to_string(),
+            config.group_size.to_string(),
+        ),
+        ("WRITES", mine.writes.to_string(), config.writes.to_string()),
+        ("COUNTER_KEY", mine.counter, config.counter.clone()),
     ];
     let other = differ
         .into_iter()
@@ -139,8 +157,8 @@ async fn config(
         None => Ok(config),
         Some((variable, actual, expected)) => Err(CoordinationError::SettingsDiffer {
             variable,
-            actual: actual.to_string(),
-            expected: expected.to_string(),
+            actual,
+            expected,
         }),
     }
 }

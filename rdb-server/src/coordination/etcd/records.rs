@@ -74,6 +74,8 @@ pub(super) struct ConfigRecord {
     pub(super) group_size: u32,
     pub(super) writes: u32,
     pub(super) slots: u16,
+    /// Key of the counter: two counters would give the same numbers twice.
+    pub(super) counter: String,
     /// Rises only after etcd went back to an older state.
     pub(super) generation: u64,
 }

@@ -72,7 +72,7 @@ pub(super) struct Parts {
     pub(super) marks: Arc<Marks>,
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) data_dir: PathBuf,
-    pub(super) transport: Arc<Transport>,
+    pub(super) transport: Transport,
     /// What other members say.
     pub(super) mail: mpsc::Receiver<SeatMail>,
     /// `HEARTBEAT_INTERVAL`.
