@@ -10,6 +10,7 @@
 //! | [`checkers`] | one promise a file, judged from that record and from the change stream |
 //! | [`mutations`] | the named mutation for each promise, and the case that must go red under it |
 //! | [`sim`] | whole clusters of the core in one thread, from one seed |
+//! | [`model`] | a few members of a seat, in every order of what can happen |
 //! | [`random`], [`time`] | seeded choices; deadlines |
 //!
 //! Nothing here waits for a fixed time: a case waits for an event, under a deadline that only a fault reaches.
@@ -32,6 +33,7 @@ pub mod checkers;
 pub mod cluster;
 pub mod command;
 pub mod etcd;
+pub mod model;
 pub mod mutations;
 pub mod process;
 pub mod random;

@@ -173,12 +173,8 @@ impl Candidate {
             self.fetch(fetching, effects);
             return None;
         }
-        assert!(
-            member.log.end() == fetching.goal,
-            "6.3.5: the log to lead with must end in {}, not in {}",
-            fetching.goal,
-            member.log.end()
-        );
+        // Whether that is the best log is asked anew: the answer of a member with another one, which was asked before a
+        // better log was known, may have come a second time and follow the same entry.
         self.promises.insert(member.config.me, member.log.end());
         self.learn_membership(member, &member.membership, effects);
         self.try_to_lead(member, effects)
@@ -262,6 +258,7 @@ mod tests {
     use super::super::testing::{ME, World, alone, epoch};
     use super::super::{Durable, Input, Seat, SeatConfig, Tick};
     use super::*;
+    use rdb_proto::types::LogIndex;
 
     /// Rule 6.3.4: an entry of an older epoch commits only with one of the own.
     #[test]
@@ -323,6 +320,76 @@ mod tests {
         };
         effects.retain(|effect| !is_fence(effect));
         assert_eq!(effects, [Effect::PersistPromise(epoch(1))]);
+        assert_eq!(seat.role(), RoleName::Candidate);
+    }
+
+    /// The model checker found it, where it stopped the winner.
+    #[test]
+    fn an_answer_with_another_log_that_comes_a_second_time_does_no_harm() {
+        let start = |number, node| Entry {
+            index: LogIndex(1),
+            epoch: Epoch { number, node },
+            body: EntryBody::EpochStart(Membership::default()),
+        };
+        let (worse, better) = (start(1, NodeId(2)), start(2, NodeId(3)));
+        let mut seat = Seat::new(SeatConfig::new(ME, 2), Durable::default());
+        let mut step = |input| {
+            let mut effects = vec![];
+            seat.step(Tick(0), input, &mut effects);
+            effects.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let membership = Membership {
+            members: vec![ME, NodeId(2), NodeId(3)],
+            ..alone()
+        };
+        let epoch = epoch(3);
+        let from = |node, message| Input::Received { from: node, message };
+        let promise = |entry: &Entry| {
+            let end = LogEnd {
+                epoch: entry.epoch,
+                index: entry.index,
+            };
+            let fence_ack = Message::FenceAck {
+                epoch,
+                end,
+                commit: LogIndex::ZERO,
+                membership: Membership::default(),
+            };
+            from(entry.epoch.node, fence_ack)
+        };
+        let log_of = |entry: &Entry| {
+            let fetched = Message::Fetched {
+                epoch,
+                prev: LogEnd::default(),
+                entries: vec![Arc::new(entry.clone())],
+            };
+            from(entry.epoch.node, fetched)
+        };
+        step(Input::Won { epoch, membership });
+        step(Input::PromisePersisted(epoch));
+        step(promise(&worse));
+        step(promise(&better));
+        assert_eq!(
+            step(log_of(&worse)).last().unwrap(),
+            "send to 3: fetch 3@1 after 1#1@2 to 1"
+        );
+        let nothing_shared = Message::Mismatch {
+            epoch,
+            refused: LogEnd {
+                epoch: worse.epoch,
+                index: worse.index,
+            },
+            hint: LogEnd::default(),
+        };
+        assert_eq!(
+            step(from(NodeId(3), nothing_shared)),
+            ["send to 3: fetch 3@1 after 0#0@0 to 1"]
+        );
+        assert_eq!(
+            step(log_of(&worse)),
+            ["send to 3: fetch 3@1 after 1#1@2 to 1"],
+            "it does not lead with that log"
+        );
         assert_eq!(seat.role(), RoleName::Candidate);
     }
 

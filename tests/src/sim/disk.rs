@@ -1,14 +1,14 @@
 //! The model disk of one member: a log with one writer, and the promise beside it. What is not synced at a crash is
 //! lost from some point on; a write that was under way may be there in part.
 
-use rdb_proto::entry::Entry;
-use rdb_proto::types::{Epoch, LogIndex};
-use rdb_server::protocol::PersistTicket;
+use rdb_proto::entry::{Entry, EntryBody};
+use rdb_proto::types::{Epoch, LogIndex, Seq};
+use rdb_server::protocol::{Durable, EpochRun, PersistTicket};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A change of the log that is written and not synced.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Write {
     ticket: PersistTicket,
     /// Entries that stood before it and stay.
@@ -19,7 +19,7 @@ struct Write {
 }
 
 /// A disk.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Disk {
     /// The log as it is written, synced or not. The entry with index i stands at i - 1.
     log: Vec<Arc<Entry>>,
@@ -122,6 +122,43 @@ impl Disk {
         self.commit = self.commit.min(self.last());
     }
 
+    /// What the core starts from, whose key index has applied so much and whose disk remembers this mark, valid for
+    /// that commit.
+    pub fn starts(&self, indexed: LogIndex, (mark, marked): (Seq, LogIndex)) -> Durable {
+        let mut runs: Vec<EpochRun> = vec![];
+        for entry in &self.log {
+            if runs.last().is_none_or(|run| run.epoch < entry.epoch) {
+                runs.push(EpochRun {
+                    first: entry.index,
+                    epoch: entry.epoch,
+                });
+            }
+        }
+        let commit = self.commit.max(indexed).min(self.last());
+        let committed = &self.log[..place(commit)];
+        let membership = committed.iter().rev().find_map(|entry| match &entry.body {
+            EntryBody::EpochStart(membership) => Some(membership.clone()),
+            EntryBody::Events(_) => None,
+        });
+        Durable {
+            promised: self.promised,
+            runs,
+            commit,
+            committed_seq: committed
+                .iter()
+                .rev()
+                .find_map(|entry| entry.seqs())
+                .unwrap_or_default()
+                .1,
+            tail: self.log[committed.len()..].to_vec(),
+            indexed,
+            mark: if marked <= commit { mark } else { Seq::ZERO },
+            membership: membership.unwrap_or_default(),
+            config: self.config,
+            damaged: None,
+        }
+    }
+
     /// Writes that are not synced.
     pub fn unsynced(&self) -> usize {
         self.writes.len()
@@ -177,7 +214,6 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdb_proto::entry::EntryBody;
     use rdb_proto::types::{Membership, NodeId};
 
     fn entry(index: u64, number: u64) -> Arc<Entry> {

@@ -85,6 +85,11 @@ pub fn keep_panics() {
     }));
 }
 
+/// What the last panic of this thread said, where [`keep_panics`] is on.
+pub(crate) fn last_panic() -> String {
+    LAST_PANIC.with_borrow(Clone::clone)
+}
+
 /// Runs a seed.
 pub fn run(seed: u64, options: &Options, trace: Trace) -> Run {
     let plan = Plan::new(seed, options);
@@ -94,7 +99,7 @@ pub fn run(seed: u64, options: &Options, trace: Trace) -> Run {
         Ok(verdict) => verdict.err(),
         Err(_) => Some(Violation {
             rule: "assertion in the core",
-            what: LAST_PANIC.with_borrow(Clone::clone),
+            what: last_panic(),
         }),
     };
     Run {

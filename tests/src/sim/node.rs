@@ -13,10 +13,10 @@ use super::network::COORDINATOR;
 use super::plan::{Fault, HEARTBEAT, MILLI, Micros, Plan, SECOND};
 use super::world::{At, Event, World, node_id};
 use crate::random::Random;
-use rdb_proto::entry::{Entry, EntryBody};
+use rdb_proto::entry::Entry;
 use rdb_proto::types::{Epoch, GroupId, KeyName, LogIndex, Membership, NodeId, SeatId, Seq, Timestamp};
 use rdb_server::protocol::{
-    AllocationId, Durable, Effect, EpochRun, Input, LogReadId, Message, Outcome, Seat, SeatConfig, Tick,
+    AllocationId, Durable, Effect, Input, LogReadId, Message, Outcome, Seat, SeatConfig, Tick,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -72,41 +72,7 @@ impl Member {
 
     /// What the core starts from: what its disk holds.
     fn durable(&self) -> Durable {
-        let log = self.disk.log();
-        let mut runs: Vec<EpochRun> = vec![];
-        for entry in log {
-            if runs.last().is_none_or(|run| run.epoch < entry.epoch) {
-                runs.push(EpochRun {
-                    first: entry.index,
-                    epoch: entry.epoch,
-                });
-            }
-        }
-        let indexed = self.index.applied();
-        let commit = self.disk.commit().max(indexed).min(self.disk.last());
-        let committed = &log[..usize::try_from(commit.get()).unwrap()];
-        let membership = committed.iter().rev().find_map(|entry| match &entry.body {
-            EntryBody::EpochStart(membership) => Some(membership.clone()),
-            EntryBody::Events(_) => None,
-        });
-        let (mark, marked) = self.kept_mark;
-        Durable {
-            promised: self.disk.promised(),
-            runs,
-            commit,
-            committed_seq: committed
-                .iter()
-                .rev()
-                .find_map(|entry| entry.seqs())
-                .unwrap_or_default()
-                .1,
-            tail: log[committed.len()..].to_vec(),
-            indexed,
-            mark: if marked <= commit { mark } else { Seq::ZERO },
-            membership: membership.unwrap_or_default(),
-            config: self.disk.config(),
-            damaged: None,
-        }
+        self.disk.starts(self.index.applied(), self.kept_mark)
     }
 }
 

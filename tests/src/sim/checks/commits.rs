@@ -9,7 +9,7 @@ use std::sync::Arc;
 const RULE: &str = "committed entries (DESIGN 6.4)";
 
 /// What was ever committed.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Commits {
     seats: BTreeMap<SeatId, Vec<Arc<Entry>>>,
     /// Under which epoch each of them was committed: its own or a later one.

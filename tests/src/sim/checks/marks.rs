@@ -10,7 +10,7 @@ use std::sync::Arc;
 const RULE: &str = "resolved marks (DESIGN 6.4, 7)";
 
 /// The highest mark that anybody told for each seat.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Marks {
     highest: BTreeMap<SeatId, Seq>,
 }
