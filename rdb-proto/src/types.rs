@@ -235,6 +235,15 @@ impl Side {
             Self::One => 1,
         }
     }
+
+    /// The side with this number; `None` when there is none.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Zero),
+            1 => Some(Self::One),
+            _ => None,
+        }
+    }
 }
 
 /// One of the two leader positions of a group. Each seat leads one log.
@@ -244,6 +253,23 @@ pub struct SeatId {
     pub group: GroupId,
     /// Which seat of the group.
     pub side: Side,
+}
+
+impl SeatId {
+    /// Reads a seat as it is displayed, such as `3.0`; `None` when it is anything else.
+    pub fn parse(name: &str) -> Option<Self> {
+        let (group, side) = name.split_once('.')?;
+        Self::from_parts(group, side)
+    }
+
+    /// Reads the numbers of group and side, each as it is displayed.
+    pub fn from_parts(group: &str, side: &str) -> Option<Self> {
+        let side = Side::BOTH
+            .into_iter()
+            .find(|one| one.number().to_string() == side)?;
+        let group = GroupId(group.parse().ok()?);
+        Some(Self { group, side })
+    }
 }
 
 impl fmt::Display for SeatId {

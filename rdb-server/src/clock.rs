@@ -38,6 +38,36 @@ pub fn ticks(period: Duration) -> tokio::time::Interval {
     ticks
 }
 
+/// Waits that double from a first to a longest one.
+#[derive(Debug, Clone, Copy)]
+pub struct BackOff {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl BackOff {
+    /// The first wait, and the longest.
+    pub const fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            longest,
+            next: first,
+        }
+    }
+
+    /// Waits; the next time twice as long.
+    pub async fn wait(&mut self) {
+        sleep(self.next).await;
+        self.next = self.next.saturating_mul(2).min(self.longest);
+    }
+
+    /// The next wait is the first again.
+    pub const fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
 /// A new UUID whose order follows time.
 pub fn new_uuid() -> Uuid {
     Uuid::now_v7()

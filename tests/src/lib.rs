@@ -11,7 +11,7 @@
 //! | [`mutations`] | the named mutation for each promise, and the case that must go red under it |
 //! | [`sim`] | whole clusters of the core in one thread, from one seed |
 //! | [`model`] | a few members of a seat, in every order of what can happen |
-//! | [`random`], [`time`] | seeded choices; deadlines |
+//! | [`random`], [`time`], [`arguments`] | seeded choices; deadlines; words of a command line |
 //!
 //! Nothing here waits for a fixed time: a case waits for an event, under a deadline that only a fault reaches.
 #![expect(
@@ -29,6 +29,7 @@
     reason = "every helper of a harness may fail its test, and some are called only to do so"
 )]
 
+pub mod arguments;
 pub mod checkers;
 pub mod cluster;
 pub mod command;

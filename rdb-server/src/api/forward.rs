@@ -8,7 +8,7 @@ use crate::limits::{CONNECTION_WINDOW_BYTES, FORWARD_CONNECT_TIMEOUT, KEEP_ALIVE
 use crate::node::{Handle, Need, NodeError, Peer, Route};
 use futures::future::BoxFuture;
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::types::{EventId, GroupId, KeyName, SeatId, Side};
+use rdb_proto::types::{EventId, KeyName, SeatId};
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
@@ -83,7 +83,7 @@ fn open(address: &str) -> Result<Channel, CallError> {
 /// The seats that a request was passed on for; `None` when it comes from a client.
 pub(super) fn passed_on_for(metadata: &MetadataMap) -> Option<Vec<SeatId>> {
     let seats = metadata.get(FORWARDED)?.to_str().ok()?;
-    Some(seats.split(',').filter_map(parse_seat).collect())
+    Some(seats.split(',').filter_map(SeatId::parse).collect())
 }
 
 /// Where a request about a key goes; one that was passed on is answered here.
@@ -112,14 +112,6 @@ pub(super) fn pass_on<T>(metadata: &MetadataMap, seats: &[SeatId], message: T) -
         headers.insert(TIMEOUT, timeout.clone());
     }
     request
-}
-
-fn parse_seat(text: &str) -> Option<SeatId> {
-    let (group, side) = text.split_once('.')?;
-    let group = GroupId(group.parse().ok()?);
-    let side = side.parse::<u32>().ok()?;
-    let side = Side::BOTH.into_iter().find(|one| one.number() == side)?;
-    Some(SeatId { group, side })
 }
 
 /// Waits for a leader's answer, for as long as it holds the seat: a node that was stopped answers nothing, and its
@@ -187,6 +179,7 @@ fn was_never_sent(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rdb_proto::types::{GroupId, Side};
 
     const SEATS: [SeatId; 2] = [
         SeatId {

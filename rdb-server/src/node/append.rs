@@ -62,8 +62,7 @@ impl Handle {
         append: Append,
         permit: OwnedSemaphorePermit,
     ) -> Result<(Arc<SeatHandle>, Command, PendingAppend), NodeError> {
-        let id = self.seat_of(append.name.slot());
-        let seat = self.member(id).ok_or(NodeError::NotHere(id))?;
+        let seat = self.member_here(self.seat_of(append.name.slot()))?;
         let (reply, outcome) = oneshot::channel();
         let pending = PendingAppend {
             outcome,

@@ -3,7 +3,7 @@
 use super::handle::{Shared, host_and_port};
 use super::members::{Members, Rooms, Tuning};
 use super::telemetry::Telemetry;
-use super::{Handle, Node, StartError, open_index};
+use super::{Handle, Node, StartError, blocking, open_index};
 use crate::clock;
 use crate::coordination::View;
 use crate::coordination::etcd::{self, EtcdSettings};
@@ -75,16 +75,6 @@ fn etcd_settings(settings: &Settings) -> EtcdSettings {
         address: host_and_port(&settings.address, settings.port),
         release: env!("CARGO_PKG_VERSION").to_owned(),
     }
-}
-
-/// Runs what blocks where that is allowed.
-async fn blocking<T, F>(work: F) -> Result<T, StartError>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, StartError> + Send + 'static,
-{
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|panic| StartError::Thread(std::io::Error::other(panic)))?
 }
 
 /// Opens a seat, unless it is open.

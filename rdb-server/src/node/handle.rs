@@ -122,6 +122,11 @@ impl Handle {
         self.shared.seats.borrow().get(&seat).map(Arc::clone)
     }
 
+    /// The same, when this node must have one.
+    pub(super) fn member_here(&self, seat: SeatId) -> Result<Arc<SeatHandle>, NodeError> {
+        self.member(seat).ok_or(NodeError::NotHere(seat))
+    }
+
     /// Completes when every seat takes requests here, or is known to be led by another node.
     pub async fn serving(&self) {
         for id in self.seats() {

@@ -18,7 +18,7 @@ use crate::storage::{
     StorageError,
 };
 use crate::transport::{Identity, Transport};
-use rdb_proto::entry::{Entry, EntryBody};
+use rdb_proto::entry::EntryBody;
 use rdb_proto::types::{LogIndex, Membership, SeatId, Seq};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub(super) struct Rooms {
 }
 
 impl Rooms {
-    /// A node that others know by `identity`, with marks of so many groups.
+    /// A node as its coordinator knows it, with marks of so many groups.
     pub(super) fn new(
         data_dir: Arc<DataDir>,
         coordinator: Arc<dyn Coordinator>,
@@ -240,7 +240,7 @@ impl Members {
             promised: opened.promised,
             commit,
             committed_seq: last_seq_up_to(log, commit)?,
-            tail: entries_between(log, commit, opened.last_index)?,
+            tail: log.entries((commit.next(), opened.last_index), usize::MAX)?,
             indexed,
             mark: Seq::ZERO,
             config: u64::from(opened.config),
@@ -319,23 +319,4 @@ fn membership_up_to(
         EntryBody::EpochStart(membership) => Ok(membership),
         EntryBody::Events(_) => Err(log.damaged_body(run.first, &"an epoch begins with events")),
     }
-}
-
-/// The entries after `after`, up to and with `last`.
-fn entries_between(
-    log: &LogReader,
-    after: LogIndex,
-    last: LogIndex,
-) -> Result<Vec<Arc<Entry>>, StorageError> {
-    let mut cursor = log.cursor_at(after.next());
-    let mut entries = Vec::new();
-    while let Some(block) = cursor.next_block(last)? {
-        for frame in &block.frames {
-            let decoded = frame.decode();
-            entries.push(Arc::new(
-                decoded.map_err(|error| log.damaged_body(frame.index, &error))?,
-            ));
-        }
-    }
-    Ok(entries)
 }

@@ -84,11 +84,20 @@ pub struct Node {
 pub async fn start(settings: &Settings) -> Result<Node, StartError> {
     if settings.is_standalone() {
         let settings = settings.clone();
-        let starting = tokio::task::spawn_blocking(move || start_standalone(&settings)).await;
-        starting.map_err(|panic| StartError::Thread(io::Error::other(panic)))?
+        blocking(move || start_standalone(&settings)).await
     } else {
         Box::pin(cluster::start(settings)).await
     }
+}
+
+/// Runs what blocks where that is allowed.
+async fn blocking<T, F>(work: F) -> Result<T, StartError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, StartError> + Send + 'static,
+{
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|panic| StartError::Thread(io::Error::other(panic)))?
 }
 
 /// **Blocking**: reads every log once. Must be called where tasks of a runtime can be spawned.

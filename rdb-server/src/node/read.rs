@@ -84,7 +84,7 @@ impl Handle {
         let after = (!range.after.is_empty()).then_some(range.after.as_str());
         let mut keys = Vec::new();
         for id in seats {
-            let seat = self.member(id).ok_or(NodeError::NotHere(id))?;
+            let seat = self.member_here(id)?;
             self.catch_up(&seat, at).await?;
             let listed = seat
                 .index
@@ -102,8 +102,7 @@ impl Handle {
 
     /// The member that has a key's events.
     fn here(&self, name: &KeyName) -> Result<Arc<SeatHandle>, NodeError> {
-        let id = self.seat_of(name.slot());
-        self.member(id).ok_or(NodeError::NotHere(id))
+        self.member_here(self.seat_of(name.slot()))
     }
 
     /// Waits until the seat's index shows what `at` asks for; returns how far the answer is complete.

@@ -21,13 +21,18 @@ pub(super) fn position_of(seat: SeatId) -> usize {
 
 /// The seat that a slot belongs to.
 fn seat_of(slot: Slot, groups: u32) -> SeatId {
-    let count = seats(groups).count();
-    let owns = |seat: &SeatId| slot.0 < first_slot(position_of(*seat).saturating_add(1), count);
-    let last = SeatId {
-        group: GroupId(groups.saturating_sub(1)),
-        side: Side::One,
+    // The last position whose first slot is not above it.
+    let reach = (u32::from(slot.0).saturating_add(1)).saturating_mul(groups.saturating_mul(2));
+    let position = reach.saturating_sub(1) / u32::from(SLOTS);
+    let side = if position.is_multiple_of(2) {
+        Side::Zero
+    } else {
+        Side::One
     };
-    seats(groups).find(owns).unwrap_or(last)
+    SeatId {
+        group: GroupId(position / 2),
+        side,
+    }
 }
 
 impl Handle {
@@ -73,6 +78,11 @@ mod tests {
             assert_eq!(first_slot(seats, seats), SLOTS);
             for position in 0..seats {
                 assert!(first_slot(position, seats) < first_slot(position + 1, seats));
+            }
+            let groups = u32::try_from(seats / 2).unwrap();
+            for slot in 0..SLOTS {
+                let position = position_of(seat_of(Slot(slot), groups));
+                assert!(first_slot(position, seats) <= slot && slot < first_slot(position + 1, seats));
             }
         }
     }

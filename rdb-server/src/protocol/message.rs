@@ -122,6 +122,24 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// The entries that it asks its receiver to write.
+    pub fn entries(&self) -> &[Arc<Entry>] {
+        match self {
+            Self::Append(append) => &append.entries,
+            Self::Fetched { entries, .. } => entries,
+            Self::Fence { .. }
+            | Self::FenceAck { .. }
+            | Self::Fetch { .. }
+            | Self::AppendAck { .. }
+            | Self::Mismatch { .. }
+            | Self::Reject { .. }
+            | Self::PreVote { .. }
+            | Self::PreVoteAnswer { .. } => &[],
+        }
+    }
+}
+
 impl fmt::Display for LogEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.index, self.epoch)

@@ -5,7 +5,7 @@
 
 use super::StorageError;
 use super::files::{free_bytes, make_directory, replace_file};
-use rdb_proto::types::{GroupId, SeatId, Side};
+use rdb_proto::types::SeatId;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -107,7 +107,7 @@ impl DataDir {
     pub fn seats(&self) -> Result<Vec<SeatId>, StorageError> {
         let path = self.path.join(SEATS);
         let mut seats: Vec<SeatId> = match names_in(&path) {
-            Ok(names) => names.iter().filter_map(|name| seat_of(name)).collect(),
+            Ok(names) => names.iter().filter_map(|name| SeatId::parse(name)).collect(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(StorageError::io("list", &path)(error)),
         };
@@ -202,24 +202,11 @@ fn names_in(directory: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Reads `group.side`.
-fn seat_of(name: &str) -> Option<SeatId> {
-    let (group, side) = name.split_once('.')?;
-    let side = match side {
-        "0" => Side::Zero,
-        "1" => Side::One,
-        _ => return None,
-    };
-    Some(SeatId {
-        group: GroupId(group.parse().ok()?),
-        side,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::storage::test_entries::scratch;
+    use rdb_proto::types::{GroupId, Side};
 
     fn fresh(n: u128) -> FreshIds {
         FreshIds {

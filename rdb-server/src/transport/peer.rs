@@ -2,7 +2,7 @@
 
 use super::queue::Queue;
 use super::{EXCHANGE_VERSION, Shared, wire};
-use crate::clock;
+use crate::clock::{self, BackOff};
 use crate::limits::{
     BACK_OFF, BACK_OFF_MAX, CONNECT_TIMEOUT, EXCHANGE_BYTES_MAX, PEER_KEEP_ALIVE, PEER_KEEP_ALIVE_TIMEOUT,
 };
@@ -18,7 +18,6 @@ use std::error::Error;
 use std::future::ready;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -108,7 +107,7 @@ pub(super) struct Dialler {
     node: NodeId,
     address: String,
     queue: Arc<Queue>,
-    back_off: Duration,
+    back_off: BackOff,
     /// Operators know that the peer cannot be reached.
     is_told: bool,
 }
@@ -134,7 +133,7 @@ impl Dialler {
             node,
             address: address.to_owned(),
             queue: Arc::clone(queue),
-            back_off: BACK_OFF,
+            back_off: BackOff::new(BACK_OFF, BACK_OFF_MAX),
             is_told: false,
         }
     }
@@ -153,14 +152,13 @@ impl Dialler {
                 self.stay(open).await;
                 // At once, since how this one ends tells whether the process is gone; but not in a tight circle.
                 if clock::monotonic().saturating_duration_since(began) >= BACK_OFF {
-                    self.back_off = BACK_OFF;
+                    self.back_off.reset();
                     return;
                 }
             }
             Err(error) => self.failed(&error),
         }
-        clock::sleep(self.back_off).await;
-        self.back_off = self.back_off.saturating_mul(2).min(BACK_OFF_MAX);
+        self.back_off.wait().await;
     }
 
     async fn stay(&mut self, mut open: Open) {

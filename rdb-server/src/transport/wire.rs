@@ -34,20 +34,8 @@ pub enum TransportError {
 /// Bytes that a message counts with: about what it takes on the wire, and not less than what it takes in memory
 /// without what it shares.
 pub(super) fn weight(message: &Message) -> usize {
-    let entries: &[Arc<Entry>] = match message {
-        Message::Append(append) => &append.entries,
-        Message::Fetched { entries, .. } => entries,
-        Message::Fence { .. }
-        | Message::FenceAck { .. }
-        | Message::Fetch { .. }
-        | Message::AppendAck { .. }
-        | Message::Mismatch { .. }
-        | Message::Reject { .. }
-        | Message::PreVote { .. }
-        | Message::PreVoteAnswer { .. } => &[],
-    };
     let of_entry = |entry: &Arc<Entry>| entry.body_bytes().saturating_add(ENTRY_WEIGHT_MIN);
-    let of_entries: usize = entries.iter().map(of_entry).sum();
+    let of_entries: usize = message.entries().iter().map(of_entry).sum();
     of_entries.saturating_add(MESSAGE_WEIGHT_MIN)
 }
 
@@ -181,14 +169,9 @@ fn entries_to_wire(entries: &[Arc<Entry>]) -> Vec<wire::Entry> {
 /// # Errors
 /// [`TransportError`] when it is not one that this release knows.
 pub fn from_wire(wire: wire::SeatMessage) -> Result<(SeatId, Message), TransportError> {
-    let side = match wire.side {
-        0 => Side::Zero,
-        1 => Side::One,
-        unknown => return Err(TransportError::UnknownSide(unknown)),
-    };
     let seat = SeatId {
         group: GroupId(wire.group),
-        side,
+        side: Side::from_number(wire.side).ok_or(TransportError::UnknownSide(wire.side))?,
     };
     let message = wire.message.ok_or(TransportError::UnknownMessage)?;
     Ok((seat, message_from_wire(message)?))

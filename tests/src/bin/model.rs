@@ -4,8 +4,7 @@
 //! model check [--config NAME] [--depth D] [--states N] [--seconds S] [--threads T]
 //! model mutants [--only NAME] [--seconds S]     every wrong variant of the core, and what finds it
 //! ```
-#![expect(clippy::unwrap_used, reason = "a tool of the tests: a wrong argument ends it")]
-
+use rdb_tests::arguments::Arguments;
 use rdb_tests::model::report::{Bounds, check};
 use rdb_tests::sim::keep_panics;
 use std::io::{self, Write as _};
@@ -34,31 +33,13 @@ fn main() -> io::Result<ExitCode> {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Arguments<'a>(&'a [String]);
-
-impl<'a> Arguments<'a> {
-    fn has(self, name: &str) -> bool {
-        self.0.iter().any(|word| word == name)
-    }
-
-    fn value(self, name: &str) -> Option<&'a str> {
-        let at = self.0.iter().position(|word| word == name)?;
-        self.0.get(at + 1).map(String::as_str)
-    }
-
-    fn number(self, name: &str) -> Option<usize> {
-        self.value(name).map(|text| text.parse().unwrap())
-    }
-}
-
 fn run(arguments: Arguments<'_>) -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
     let seconds = arguments.number("--seconds").unwrap_or(60);
     let bounds = Bounds {
         depth: arguments.number("--depth"),
         states: arguments.number("--states"),
-        time: Duration::from_secs(u64::try_from(seconds).unwrap()),
+        time: Duration::from_secs(seconds),
         threads: arguments.number("--threads").unwrap_or(2),
     };
     let is_first = arguments.has("--first");

@@ -14,6 +14,7 @@
     reason = "a tool of the tests: a wrong argument ends it, and it measures how long it takes"
 )]
 
+use rdb_tests::arguments::Arguments;
 use rdb_tests::sim::plan::{Options, Plan};
 use rdb_tests::sim::sweep::{Sweep, shrink, sweep};
 use rdb_tests::sim::trace::Trace;
@@ -50,38 +51,20 @@ fn usage() -> io::Result<ExitCode> {
     Ok(ExitCode::from(2))
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Arguments<'a>(&'a [String]);
+fn seeds(arguments: Arguments<'_>) -> std::ops::Range<u64> {
+    let text = arguments.value("--seeds").unwrap_or("0..2000");
+    let (from, to) = text.split_once("..").unwrap();
+    from.parse().unwrap()..to.parse().unwrap()
+}
 
-impl<'a> Arguments<'a> {
-    fn has(self, name: &str) -> bool {
-        self.0.iter().any(|word| word == name)
-    }
-
-    fn value(self, name: &str) -> Option<&'a str> {
-        let at = self.0.iter().position(|word| word == name)?;
-        self.0.get(at + 1).map(String::as_str)
-    }
-
-    fn number(self, name: &str) -> Option<u64> {
-        self.value(name).map(|text| text.parse().unwrap())
-    }
-
-    fn seeds(self) -> std::ops::Range<u64> {
-        let text = self.value("--seeds").unwrap_or("0..2000");
-        let (from, to) = text.split_once("..").unwrap();
-        from.parse().unwrap()..to.parse().unwrap()
-    }
-
-    fn options(self) -> io::Result<Options> {
-        let words: Vec<&str> = self.0.iter().map(String::as_str).collect();
-        Options::parse(&words).map_err(io::Error::other)
-    }
+fn options(arguments: Arguments<'_>) -> io::Result<Options> {
+    let words: Vec<&str> = arguments.0.iter().map(String::as_str).collect();
+    Options::parse(&words).map_err(io::Error::other)
 }
 
 fn one(arguments: Arguments<'_>, is_traced: bool) -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
-    let options = arguments.options()?;
+    let options = options(arguments)?;
     let seed = arguments.number("--seed").unwrap();
     writeln!(out, "seed {seed}: {}", Plan::new(seed, &options))?;
     let trace = if is_traced { Trace::whole() } else { Trace::Off };
@@ -119,13 +102,11 @@ fn verdict(out: &mut impl io::Write, seed: u64, options: &Options, done: &Run) -
 fn many(arguments: Arguments<'_>) -> io::Result<ExitCode> {
     let begun = Instant::now();
     let limit = arguments.number("--seconds").map(Duration::from_secs);
-    let options = arguments.options()?;
-    let threads = arguments
-        .number("--threads")
-        .map_or(2, |threads| usize::try_from(threads).unwrap());
+    let options = options(arguments)?;
+    let threads = arguments.number("--threads").unwrap_or(2);
     let stop = || limit.is_some_and(|limit| begun.elapsed() > limit);
     let sum = sweep(
-        arguments.seeds(),
+        seeds(arguments),
         threads,
         &options,
         arguments.has("--first"),

@@ -3,11 +3,11 @@
 //! The txn compares the counter's **value**: an etcd that was restored can have the same revision with another value.
 
 use super::records::{CounterRecord, FORMAT, decode, encode};
-use super::{Shared, call};
+use super::{Shared, call, value_got};
 use crate::clock;
 use crate::coordination::{Allocation, CoordinationError};
 use crate::limits::{ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX, ETCD_CALL_TIMEOUT};
-use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use rdb_proto::types::Seq;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -92,10 +92,8 @@ impl Allocator {
             let bytes = encode(&next);
             let key = &self.shared.keys.counter;
             let is_same = Compare::value(key.clone(), CompareOp::Equal, seen.bytes.clone());
-            let config = &self.shared.config;
-            let same_generation = Compare::value(self.shared.keys.config(), CompareOp::Equal, encode(config));
             let txn = Txn::new()
-                .when([is_same, same_generation])
+                .when([is_same, self.shared.same_generation()])
                 .and_then([TxnOp::put(key.clone(), bytes.clone(), None)])
                 .or_else([TxnOp::get(key.clone(), None)]);
             let answer = call("the counter", self.shared.client.kv_client().txn(txn)).await?;
@@ -104,18 +102,11 @@ impl Allocator {
                 self.seen = Some(Value { record: next, bytes });
                 return Ok(allocation);
             }
-            let found = answer
-                .op_responses()
-                .into_iter()
-                .find_map(|response| match response {
-                    TxnOpResponse::Get(got) => Some(got.kvs().first().map(|kv| kv.value().to_vec())),
-                    TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
-                });
-            let found = self.value(found.flatten(), floor)?;
+            let found = self.value(value_got(&answer), floor)?;
             if found == seen {
                 return Err(CoordinationError::RolledBack {
                     what: "the generation in its config",
-                    seen: config.generation,
+                    seen: self.shared.config.generation,
                     found: 0,
                 });
             }

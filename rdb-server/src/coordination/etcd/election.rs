@@ -1,10 +1,10 @@
 //! The txns of a seat: won, raised, given up (DESIGN 5).
 
-use super::mirror::split_revision;
+use super::mirror::{At, split_revision};
 use super::records::{EpochRecord, FORMAT, LeaderRecord, MembersRecord, encode};
-use super::{Shared, call};
+use super::{Shared, call, value_got};
 use crate::coordination::{CoordinationError, Granted};
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use rdb_proto::types::{Epoch, NodeId, SeatId};
 
 const WHAT: &str = "an election";
@@ -39,12 +39,8 @@ pub(super) async fn campaign(
     let compares = [
         held,
         Compare::mod_revision(shared.keys.epoch(seat), CompareOp::Equal, epoch_revision),
-        Compare::mod_revision(
-            shared.keys.members(seat.group),
-            CompareOp::Equal,
-            members.revision,
-        ),
-        same_generation(shared),
+        same_members(shared, seat, &members),
+        shared.same_generation(),
     ];
     let txn = Txn::new()
         .when(compares)
@@ -68,12 +64,8 @@ pub(super) async fn raise(
     let leader = shared.keys.leader(seat);
     let compares = [
         still_holds(shared, seat, epoch),
-        Compare::mod_revision(
-            shared.keys.members(seat.group),
-            CompareOp::Equal,
-            members.revision,
-        ),
-        same_generation(shared),
+        same_members(shared, seat, &members),
+        shared.same_generation(),
     ];
     let txn = Txn::new()
         .when(compares)
@@ -84,11 +76,7 @@ pub(super) async fn raise(
         return Ok(Some(granted(shared, number, &members.value)));
     }
     let mine = encode(&leader_record(shared, epoch.number));
-    let holds = answer.op_responses().into_iter().any(|response| match response {
-        TxnOpResponse::Get(got) => got.kvs().iter().any(|kv| kv.value() == mine),
-        TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => false,
-    });
-    if holds {
+    if value_got(&answer) == Some(mine) {
         // The members changed, which this node is about to learn.
         return Err(CoordinationError::Unavailable {
             what: WHAT,
@@ -131,8 +119,10 @@ fn still_holds(shared: &Shared, seat: SeatId, epoch: Epoch) -> Compare {
     Compare::value(shared.keys.leader(seat), CompareOp::Equal, value)
 }
 
-fn same_generation(shared: &Shared) -> Compare {
-    Compare::value(shared.keys.config(), CompareOp::Equal, encode(&shared.config))
+/// Holds as long as the members are those of an election.
+fn same_members(shared: &Shared, seat: SeatId, members: &At<MembersRecord>) -> Compare {
+    let key = shared.keys.members(seat.group);
+    Compare::mod_revision(key, CompareOp::Equal, members.revision)
 }
 
 fn put_leader(shared: &Shared, seat: SeatId, number: u64, lease: i64) -> [TxnOp; 2] {

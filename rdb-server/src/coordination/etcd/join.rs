@@ -1,15 +1,13 @@
 //! What a node finds or makes in etcd when it starts: the database's config, and its own id.
 
-use super::records::{ConfigRecord, CounterRecord, FORMAT, IdRecord, Keys, LiveRecord, decode, encode};
-use super::{EtcdCoordinator, EtcdSettings, Known, Shared, call};
-use crate::clock;
+use super::records::{ConfigRecord, CounterRecord, FORMAT, IdRecord, Keys, decode, encode};
+use super::{EtcdCoordinator, EtcdSettings, Known, Shared, call, grant, value_got};
+use crate::clock::{self, BackOff};
 use crate::coordination::{CoordinationError, View};
 use crate::limits::{
     ETCD_CONNECT_TIMEOUT, ETCD_KEEP_ALIVE, ETCD_KEEP_ALIVE_TIMEOUT, ETCD_RETRY_MAX, ETCD_RETRY_MIN,
 };
-use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp, TxnOpResponse,
-};
+use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, Txn, TxnOp};
 use rdb_proto::limits::SLOTS;
 use rdb_proto::types::{NodeId, Seq};
 use std::sync::atomic::AtomicU64;
@@ -51,7 +49,7 @@ impl std::fmt::Debug for Unprinted {
 /// [`CoordinationError::SettingsDiffer`], [`CoordinationError::Malformed`], or what cannot be mended by waiting.
 pub async fn connect(settings: EtcdSettings) -> Result<Connected, CoordinationError> {
     let keys = Keys::new(&settings.database, &settings.counter_key);
-    let mut wait = ETCD_RETRY_MIN;
+    let mut back_off = BackOff::new(ETCD_RETRY_MIN, ETCD_RETRY_MAX);
     loop {
         match try_connect(&settings, &keys).await {
             Ok((client, config, warnings)) => {
@@ -71,8 +69,7 @@ pub async fn connect(settings: EtcdSettings) -> Result<Connected, CoordinationEr
             }
             Err(error) => return Err(error),
         }
-        clock::sleep(wait).await;
-        wait = wait.saturating_mul(2).min(ETCD_RETRY_MAX);
+        back_off.wait().await;
     }
 }
 
@@ -132,14 +129,7 @@ async fn config(
         tracing::info!(database = %mine.database, "made the database");
         return Ok(mine);
     }
-    let found = answer
-        .op_responses()
-        .into_iter()
-        .find_map(|response| match response {
-            TxnOpResponse::Get(got) => got.kvs().first().map(|kv| kv.value().to_vec()),
-            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
-        });
-    let config: ConfigRecord = decode(&key, &found.unwrap_or_default())?;
+    let config: ConfigRecord = decode(&key, &value_got(&answer).unwrap_or_default())?;
     let differ = [
         ("SHARD_GROUPS", mine.groups.to_string(), config.groups.to_string()),
         (
@@ -210,7 +200,7 @@ impl Connected {
     /// # Errors
     /// [`CoordinationError::NameTaken`] when another live node has the name; [`CoordinationError::Unavailable`].
     pub async fn join(self, directory: Uuid) -> Result<EtcdCoordinator, CoordinationError> {
-        let mut wait = ETCD_RETRY_MIN;
+        let mut back_off = BackOff::new(ETCD_RETRY_MIN, ETCD_RETRY_MAX);
         loop {
             match Box::pin(self.try_join(directory)).await {
                 Err(error @ CoordinationError::Unavailable { .. }) => {
@@ -218,16 +208,14 @@ impl Connected {
                 }
                 joined => return joined,
             }
-            clock::sleep(wait).await;
-            wait = wait.saturating_mul(2).min(ETCD_RETRY_MAX);
+            back_off.wait().await;
         }
     }
 
     async fn try_join(&self, directory: Uuid) -> Result<EtcdCoordinator, CoordinationError> {
-        let ttl = i64::try_from(self.settings.lease_ttl.as_secs()).unwrap_or(i64::MAX);
-        let granted = call("a lease", self.client.0.lease_client().grant(ttl, None)).await?;
+        let lease = grant(&self.client.0, &self.settings).await?;
         let incarnation = clock::new_uuid();
-        let node = self.register(directory, granted.id(), incarnation).await?;
+        let node = self.register(directory, lease, incarnation).await?;
         let known = Known {
             warnings: self.warnings.clone(),
             ..Known::default()
@@ -243,10 +231,10 @@ impl Connected {
             view: channel::Sender::new(Arc::new(View::default())),
             counter: channel::Sender::new(Seq::ZERO),
             floor: AtomicU64::new(0),
-            lease: channel::Sender::new(Some(granted.id())),
+            lease: channel::Sender::new(Some(lease)),
         });
         super::watch::list(&shared).await?;
-        Ok(EtcdCoordinator::start(shared, granted.id()))
+        Ok(EtcdCoordinator::start(shared, lease))
     }
 
     /// The node's id: the one that its directory had before, or a new one. An emptied disk comes back as a new node,
@@ -282,13 +270,7 @@ impl Connected {
                 node: node.0,
                 directory,
             };
-            let live = LiveRecord {
-                format: FORMAT,
-                name: self.settings.node_name.clone(),
-                address: self.settings.address.clone(),
-                release: self.settings.release.clone(),
-                incarnation,
-            };
+            let live = self.settings.live_record(incarnation);
             let leased = PutOptions::new().with_lease(lease);
             let txn = Txn::new()
                 .when([Compare::mod_revision(key.clone(), CompareOp::Equal, revision)])

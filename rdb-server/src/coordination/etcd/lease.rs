@@ -1,8 +1,8 @@
 //! The node's lease: kept alive, and taken anew when it was lost, without leaving the process.
 
 use super::records::encode;
-use super::{Shared, call};
-use crate::clock;
+use super::{Shared, call, grant};
+use crate::clock::{self, BackOff};
 use crate::coordination::CoordinationError;
 use crate::limits::{ETCD_RETRY_MAX, ETCD_RETRY_MIN};
 use etcd_client::PutOptions;
@@ -63,27 +63,22 @@ async fn renew(shared: &Shared, lease: i64) -> Result<(), CoordinationError> {
 }
 
 async fn take_anew(shared: &Shared) -> i64 {
-    let mut wait = ETCD_RETRY_MIN;
+    let mut back_off = BackOff::new(ETCD_RETRY_MIN, ETCD_RETRY_MAX);
     loop {
         match try_take(shared).await {
             Ok(lease) => return lease,
             Err(error) => tracing::debug!(%error, "no lease yet; trying again"),
         }
-        clock::sleep(wait).await;
-        wait = wait.saturating_mul(2).min(ETCD_RETRY_MAX);
+        back_off.wait().await;
     }
 }
 
 async fn try_take(shared: &Shared) -> Result<i64, CoordinationError> {
-    let ttl = i64::try_from(shared.settings.lease_ttl.as_secs()).unwrap_or(i64::MAX);
-    let granted = call("a lease", shared.client.lease_client().grant(ttl, None)).await?;
-    let leased = PutOptions::new().with_lease(granted.id());
+    let lease = grant(&shared.client, &shared.settings).await?;
+    let live = shared.settings.live_record(shared.incarnation);
+    let leased = PutOptions::new().with_lease(lease);
     let key = shared.keys.live(shared.node);
     let mut kv = shared.client.kv_client();
-    call(
-        "the live nodes",
-        kv.put(key, encode(&shared.live_record()), Some(leased)),
-    )
-    .await?;
-    Ok(granted.id())
+    call("the live nodes", kv.put(key, encode(&live), Some(leased))).await?;
+    Ok(lease)
 }

@@ -59,20 +59,13 @@ fn name_of<'a>(keys: &Keys, key: &'a str) -> Name<'a> {
         ["groups", group, "members"] => group
             .parse()
             .map_or(Name::Other, |group| Name::Members(GroupId(group))),
-        ["groups", group, "seats", side, what] => match (seat_of(group, side), *what) {
+        ["groups", group, "seats", side, what] => match (SeatId::from_parts(group, side), *what) {
             (Some(seat), "epoch") => Name::Epoch(seat),
             (Some(seat), "leader") => Name::Leader(seat),
             _ => Name::Other,
         },
         _ => Name::Other,
     }
-}
-
-fn seat_of(group: &str, side: &str) -> Option<SeatId> {
-    let group = GroupId(group.parse().ok()?);
-    let side: u32 = side.parse().ok()?;
-    let side = Side::BOTH.into_iter().find(|one| one.number() == side)?;
-    Some(SeatId { group, side })
 }
 
 impl Mirror {

@@ -32,7 +32,7 @@ use crate::clock;
 use crate::limits::{ETCD_ALLOCATIONS_MAX, ETCD_CALL_TIMEOUT};
 use allocator::{Allocator, Wanted};
 use async_trait::async_trait;
-use etcd_client::Client;
+use etcd_client::{Client, Compare, CompareOp, TxnOpResponse, TxnResponse};
 use futures::future::BoxFuture;
 use mirror::Mirror;
 use rdb_proto::types::{Epoch, NodeId, SeatId, Seq};
@@ -87,6 +87,19 @@ impl fmt::Debug for EtcdSettings {
             .field("node_name", &self.node_name)
             .field("address", &self.address)
             .finish_non_exhaustive()
+    }
+}
+
+impl EtcdSettings {
+    /// What the node says of itself for as long as it holds its lease.
+    fn live_record(&self, incarnation: Uuid) -> LiveRecord {
+        LiveRecord {
+            format: records::FORMAT,
+            name: self.node_name.clone(),
+            address: self.address.clone(),
+            release: self.release.clone(),
+            incarnation,
+        }
     }
 }
 
@@ -160,14 +173,13 @@ impl Shared {
         });
     }
 
-    fn live_record(&self) -> LiveRecord {
-        LiveRecord {
-            format: records::FORMAT,
-            name: self.settings.node_name.clone(),
-            address: self.settings.address.clone(),
-            release: self.settings.release.clone(),
-            incarnation: self.incarnation,
-        }
+    /// Holds as long as etcd did not go back to an older state and was set right since.
+    fn same_generation(&self) -> Compare {
+        Compare::value(
+            self.keys.config(),
+            CompareOp::Equal,
+            records::encode(&self.config),
+        )
     }
 
     /// The lease, for keys that end with it.
@@ -189,6 +201,24 @@ fn call<'a, T: 'a>(
             None => Err(unavailable(format!("no answer within {ETCD_CALL_TIMEOUT:?}"))),
         }
     })
+}
+
+/// The value of the key that a txn got, when it has one.
+fn value_got(answer: &TxnResponse) -> Option<Vec<u8>> {
+    answer
+        .op_responses()
+        .into_iter()
+        .find_map(|response| match response {
+            TxnOpResponse::Get(got) => got.kvs().first().map(|kv| kv.value().to_vec()),
+            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
+        })
+}
+
+/// Takes a lease of `LEASE_TTL`.
+async fn grant(client: &Client, settings: &EtcdSettings) -> Result<i64, CoordinationError> {
+    let ttl = i64::try_from(settings.lease_ttl.as_secs()).unwrap_or(i64::MAX);
+    let granted = call("a lease", client.lease_client().grant(ttl, None)).await?;
+    Ok(granted.id())
 }
 
 /// See the module.

@@ -1,7 +1,7 @@
 //! What this node knows of etcd: a listing, then a watch from there on; when that breaks, the same again.
 
 use super::{Known, Shared, call};
-use crate::clock;
+use crate::clock::{self, BackOff};
 use crate::coordination::CoordinationError;
 use crate::limits::{ETCD_RETRY_MAX, ETCD_RETRY_MIN};
 use etcd_client::{EventType, GetOptions, WatchOptions, WatchResponse};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Follows etcd for ever. Every break ends in a new listing: what was compacted away meanwhile is in it.
 #[expect(clippy::infinite_loop, reason = "it ends with its task")]
 pub(super) async fn follow(shared: Arc<Shared>) {
-    let mut wait = ETCD_RETRY_MIN;
+    let mut back_off = BackOff::new(ETCD_RETRY_MIN, ETCD_RETRY_MAX);
     loop {
         let began = clock::monotonic();
         let error = match watch(&shared).await {
@@ -21,11 +21,10 @@ pub(super) async fn follow(shared: Arc<Shared>) {
         shared.learn(|known| known.problem = Some(error.to_string()));
         tracing::warn!(%error, "etcd is not followed; trying again");
         if clock::monotonic().saturating_duration_since(began) > ETCD_RETRY_MAX {
-            wait = ETCD_RETRY_MIN;
+            back_off.reset();
         }
         loop {
-            clock::sleep(wait).await;
-            wait = wait.saturating_mul(2).min(ETCD_RETRY_MAX);
+            back_off.wait().await;
             match list(&shared).await {
                 Ok(()) => break,
                 Err(error) => {

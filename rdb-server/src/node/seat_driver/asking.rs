@@ -5,7 +5,7 @@ use crate::clock;
 use crate::coordination::{Allocation, CoordinationError, Granted};
 use crate::limits::READ_AGAIN_AFTER;
 use crate::protocol::{AllocationId, Input, LogReadId};
-use crate::storage::{LogReader, StorageError};
+use crate::storage::StorageError;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rdb_proto::entry::Entry;
@@ -67,7 +67,7 @@ impl SeatDriver {
         self.ask(async move {
             loop {
                 let log = log.clone();
-                let reading = tokio::task::spawn_blocking(move || entries_of(&log, (first, last), bytes_max));
+                let reading = tokio::task::spawn_blocking(move || log.entries((first, last), bytes_max));
                 // A join error means a panic there, which has ended the process.
                 let entries = reading.await.unwrap_or_else(|_panic| Ok(vec![]));
                 match entries {
@@ -135,28 +135,4 @@ impl SeatDriver {
         }
         self.is_complaining = trouble.is_some();
     }
-}
-
-/// Entries of the range from its first on, as many as `bytes_max` allows, at least one.
-fn entries_of(
-    log: &LogReader,
-    (first, last): (LogIndex, LogIndex),
-    bytes_max: usize,
-) -> Result<Vec<Arc<Entry>>, StorageError> {
-    let mut cursor = log.cursor_at(first);
-    let mut entries = Vec::new();
-    let mut bytes = 0_usize;
-    while let Some(block) = cursor.next_block(last)? {
-        for frame in &block.frames {
-            bytes = bytes.saturating_add(frame.body.len());
-            if !entries.is_empty() && bytes > bytes_max {
-                return Ok(entries);
-            }
-            let decoded = frame.decode();
-            entries.push(Arc::new(
-                decoded.map_err(|error| log.damaged_body(frame.index, &error))?,
-            ));
-        }
-    }
-    Ok(entries)
 }

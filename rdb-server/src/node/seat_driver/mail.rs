@@ -5,9 +5,7 @@ use crate::limits::STALLED_MAIL_MAX;
 use crate::protocol::{Input, Message};
 use crate::storage::{NoRoom, SeatLog};
 use crate::transport::SeatMail;
-use rdb_proto::entry::Entry;
 use rdb_proto::types::NodeId;
-use std::sync::Arc;
 
 impl SeatDriver {
     pub(super) fn on_mail(&mut self, mail: SeatMail) {
@@ -20,7 +18,7 @@ impl SeatDriver {
     /// Entries need room in the log, and an index that is not far behind; what has none is always taken, so that a
     /// member that is slow goes on to hear its leader and to answer.
     fn on_message(&mut self, from: NodeId, mut message: Message) {
-        let entries = entries_in(&message);
+        let entries = message.entries();
         if entries.is_empty() {
             self.inputs.push_back(Input::Received { from, message });
             return;
@@ -72,21 +70,5 @@ impl SeatDriver {
             self.on_mail(mail);
         }
         is_any
-    }
-}
-
-/// The entries that a message asks this member to write.
-fn entries_in(message: &Message) -> &[Arc<Entry>] {
-    match message {
-        Message::Append(append) => &append.entries,
-        Message::Fetched { entries, .. } => entries,
-        Message::Fence { .. }
-        | Message::FenceAck { .. }
-        | Message::Fetch { .. }
-        | Message::AppendAck { .. }
-        | Message::Mismatch { .. }
-        | Message::Reject { .. }
-        | Message::PreVote { .. }
-        | Message::PreVoteAnswer { .. } => &[],
     }
 }

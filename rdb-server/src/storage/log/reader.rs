@@ -128,6 +128,36 @@ impl LogReader {
         }
     }
 
+    /// The entries from `first` to `last`, as many as have no more than `bytes_max` together, at least one; none when
+    /// `first` is above `last`.
+    ///
+    /// **Blocking**: reads the disk.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`], [`StorageError::Io`].
+    pub fn entries(
+        &self,
+        (first, last): (LogIndex, LogIndex),
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Entry>>, StorageError> {
+        let mut cursor = self.cursor_at(first);
+        let mut entries = Vec::new();
+        let mut bytes = 0_usize;
+        while let Some(block) = cursor.next_block(last)? {
+            for frame in &block.frames {
+                bytes = bytes.saturating_add(frame.body.len());
+                if !entries.is_empty() && bytes > bytes_max {
+                    return Ok(entries);
+                }
+                let decoded = frame.decode();
+                entries.push(Arc::new(
+                    decoded.map_err(|error| self.damaged_body(frame.index, &error))?,
+                ));
+            }
+        }
+        Ok(entries)
+    }
+
     /// Reads entries in order, beginning with `first`.
     pub fn cursor_at(&self, first: LogIndex) -> Cursor {
         self.cursor(Start::At(first), |before| before.index < first)
