@@ -354,24 +354,103 @@ fn every_path_that_the_documents_name_is_there() {
     assert_none(&faults);
 }
 
-/// A person finds every setting in README. Method: each `env = "NAME"` of the server's settings.
-#[test]
-fn every_setting_is_documented() {
-    let path = workspace().join("rdb-server/src/settings.rs");
-    let source = fs::read_to_string(path).unwrap_or_default();
-    let names: BTreeSet<&str> = source
+/// Names of the settings: each `env = "NAME"` of the server's table.
+fn settings() -> BTreeSet<String> {
+    let source = fs::read_to_string(workspace().join("rdb-server/src/settings.rs")).unwrap();
+    let names: BTreeSet<String> = source
         .split("env = \"")
         .skip(1)
-        .filter_map(|rest| rest.split('"').next())
+        .filter_map(|rest| Some(rest.split('"').next()?.to_owned()))
         .collect();
     assert!(names.len() > 5, "the settings are where this test looks for them");
+    names
+}
+
+/// A person finds every setting in README.
+#[test]
+fn every_setting_is_documented() {
     let readme = readme();
-    let missing: Vec<_> = names
+    let missing: Vec<_> = settings()
         .into_iter()
         .filter(|name| !readme.contains(&format!("`{name}`")))
-        .map(str::to_owned)
         .collect();
     assert_none(&missing);
+}
+
+/// The files of `deploy/` by their names.
+fn deploy() -> BTreeMap<String, String> {
+    let read = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, fs::read_to_string(path).unwrap())
+    };
+    fs::read_dir(workspace().join("deploy"))
+        .unwrap()
+        .map(read)
+        .collect()
+}
+
+/// The variable that a line sets: `NAME: …` or `- name: NAME` of YAML, `ENV NAME=…` of an image, `Environment=NAME=…`
+/// of a unit.
+fn variable_set_by(line: &str) -> Option<&str> {
+    let line = line.trim();
+    let ways = ["- name: ", "ENV ", "Environment="];
+    let rest = ways
+        .iter()
+        .find_map(|way| line.strip_prefix(*way))
+        .unwrap_or(line);
+    let name = rest.split([':', '=']).next()?;
+    let is_capital = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    (!name.is_empty() && name.chars().all(is_capital)).then_some(name)
+}
+
+/// A variable that the server does not know would be ignored without a word. Method: every line of `deploy/` that sets
+/// one; other names may only be parts of a value, as `$(NAME)`.
+#[test]
+fn every_variable_that_deploy_sets_is_a_setting() {
+    let settings = settings();
+    let mut faults = Vec::new();
+    for (file, text) in deploy() {
+        let set: BTreeSet<&str> = text.lines().filter_map(variable_set_by).collect();
+        for name in &set {
+            if !settings.contains(*name) && !text.contains(&format!("$({name})")) {
+                faults.push(format!("deploy/{file}: the server has no setting {name}"));
+            }
+        }
+        let is_cluster = ["compose.yaml", "kubernetes.yaml"].contains(&file.as_str());
+        if is_cluster && !["ETCD", "NODE", "ADDRESS"].iter().all(|name| set.contains(name)) {
+            faults.push(format!(
+                "deploy/{file}: a node of a cluster needs ETCD, NODE and ADDRESS"
+            ));
+        }
+    }
+    assert_none(&faults);
+}
+
+/// What `deploy/` says of RDB is so: the paths that are probed, the release, the Rust that it is built with.
+#[test]
+fn deploy_names_what_there_is() {
+    let release = env!("CARGO_PKG_VERSION");
+    let named = [
+        ("rdb-server:", release),
+        ("rdb-etcd:", release),
+        ("FROM rust:", concat!(env!("CARGO_PKG_RUST_VERSION"), "-")),
+    ];
+    let http = fs::read_to_string(workspace().join("rdb-server/src/api/http.rs")).unwrap();
+    let mut faults = Vec::new();
+    for (file, text) in deploy() {
+        for (what, expected) in named {
+            if text.split(what).skip(1).any(|rest| !rest.starts_with(expected)) {
+                faults.push(format!("deploy/{file}: not {what}{expected}"));
+            }
+        }
+        for path in text.lines().filter_map(|line| line.trim().strip_prefix("path: ")) {
+            if !http.contains(&format!(".route(\"{path}\"")) {
+                faults.push(format!("deploy/{file}: the server does not answer {path}"));
+            }
+        }
+    }
+    assert_none(&faults);
 }
 
 /// A person finds every metric in README. Method: each `register("NAME"` and `register_with_unit("NAME"` of the
@@ -481,6 +560,26 @@ mod the_scan_itself {
             Vec::<String>::new()
         );
         assert_eq!(named("use my_crate::api;"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_way_to_set_a_variable_is_found() {
+        assert_eq!(variable_set_by("  ETCD: etcd:2379"), Some("ETCD"));
+        assert_eq!(variable_set_by("            - name: NODE"), Some("NODE"));
+        assert_eq!(variable_set_by("ENV DATA_DIR=/var/lib/rdb"), Some("DATA_DIR"));
+        assert_eq!(
+            variable_set_by("Environment=DATA_DIR=/var/lib/rdb"),
+            Some("DATA_DIR")
+        );
+        for other in [
+            "",
+            "# ETCD: no",
+            "USER 10001:10001",
+            "- name: rdb-server",
+            "image: rdb-server:0.1.0",
+        ] {
+            assert_eq!(variable_set_by(other), None, "{other}");
+        }
     }
 
     #[test]
