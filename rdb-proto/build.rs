@@ -5,11 +5,12 @@ use prost_types::field_descriptor_proto::Type;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use std::path::PathBuf;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "rdb/v1/event.proto",
     "rdb/v1/data.proto",
     "rdb/v1/changes.proto",
     "rdb/v1/cluster.proto",
+    "rdb/v1/admin.proto",
 ];
 
 /// What nodes say to each other. Generated apart, and left out of the description that reflection serves.

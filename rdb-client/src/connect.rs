@@ -9,6 +9,7 @@ use crate::retry::{Attempts, CallKind, Next};
 use crate::{Error, Seq};
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::types::FieldError;
+use rdb_proto::v1::admin_client::AdminClient;
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
@@ -58,6 +59,10 @@ impl Node {
 
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
         ClusterClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel.clone())
     }
 }
 

@@ -287,6 +287,8 @@ const fn is_transient(reason: Reason) -> bool {
         | Reason::DiskFull
         | Reason::SeqAhead
         | Reason::WrongDatabase
+        | Reason::NodeUnknown
+        | Reason::OrderRefused
         | Reason::DataDamaged
         | Reason::Bug => false,
     }

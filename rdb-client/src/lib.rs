@@ -24,10 +24,12 @@
 //! | `read` | reads, history, lists of keys |
 //! | `subscribe` | the change stream, over lost connections |
 //! | `status` | what the database looks like |
+//! | `admin` | seats moved, nodes drained and forgotten |
 //! | `error` | what a failure says, and whether anything happened |
 //!
 //! Nothing of gRPC shows in this interface, so that the wire can change without breaking callers.
 
+mod admin;
 mod append_stream;
 #[doc(hidden)]
 pub mod clock;
@@ -42,6 +44,7 @@ mod subscribe;
 pub mod tasks;
 mod write;
 
+pub use admin::MemberMove;
 pub use append_stream::{Appender, AppenderOptions, PendingAppend};
 pub use connect::Client;
 pub use error::Error;
@@ -49,6 +52,6 @@ pub use rdb_proto::event::{Event, EventKind, Expectation};
 pub use rdb_proto::reason::{Happened, Reason};
 pub use rdb_proto::types::{Collection, EventId, Key, KeyName, Seq, Timestamp, Version};
 pub use read::{Consistency, History, HistoryOptions, KeyPage, KeyState, ReadAnswer, ReadOptions};
-pub use status::{GroupStatus, NodeStatus, SeatStatus, SlotRange, Status};
+pub use status::{GroupStatus, MemberProgress, NodeStatus, SeatStatus, SlotRange, Status};
 pub use subscribe::{EventBatch, Filter, Message, Start, Subscription};
 pub use write::{NewEvent, Receipt, Stored, derived_event_id};

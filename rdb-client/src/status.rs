@@ -51,6 +51,8 @@ pub struct NodeStatus {
     pub disk_free_bytes: u64,
     /// Empty, or why the node refuses writes.
     pub refuses_writes: String,
+    /// Whether it is to have no members any more.
+    pub draining: bool,
 }
 
 /// One group.
@@ -64,6 +66,10 @@ pub struct GroupStatus {
     pub writes: u32,
     /// Its two seats.
     pub seats: Vec<SeatStatus>,
+    /// Members before the change that is under way; empty when none is.
+    pub previous_members: Vec<u64>,
+    /// Nodes that catch up before they become members.
+    pub learners: Vec<u64>,
 }
 
 /// One seat, as its leader sees it when that answers, else as another member does.
@@ -89,6 +95,17 @@ pub struct SeatStatus {
     pub resolved: u64,
     /// Events from here to the counter that this seat may still add.
     pub lag: u64,
+    /// How far the others have the log, as the leader knows it.
+    pub progress: Vec<MemberProgress>,
+}
+
+/// How far a member, or a learner, has the log of a seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemberProgress {
+    /// Id of its node.
+    pub node: u64,
+    /// It has every entry up to here, durably.
+    pub matched: u64,
 }
 
 /// Slots that one seat leads.
@@ -149,6 +166,7 @@ impl From<v1::NodeStatus> for NodeStatus {
             uptime_seconds: wire.uptime_seconds,
             disk_free_bytes: wire.disk_free_bytes,
             refuses_writes: wire.refuses_writes,
+            draining: wire.draining,
         }
     }
 }
@@ -160,6 +178,8 @@ impl From<v1::GroupStatus> for GroupStatus {
             members: wire.members,
             writes: wire.writes,
             seats: wire.seats.into_iter().map(SeatStatus::from).collect(),
+            previous_members: wire.previous_members,
+            learners: wire.learners,
         }
     }
 }
@@ -177,6 +197,14 @@ impl From<v1::SeatStatus> for SeatStatus {
             last_seq: wire.last_seq,
             resolved: wire.resolved,
             lag: wire.resolved_lag,
+            progress: wire
+                .progress
+                .into_iter()
+                .map(|progress| MemberProgress {
+                    node: progress.node,
+                    matched: progress.matched_index,
+                })
+                .collect(),
         }
     }
 }

@@ -90,6 +90,10 @@ reasons! {
     WrongDatabase = "WRONG_DATABASE", FailedPrecondition, No, "check which database you are connected to";
     /// Stored data is damaged and was not served. Metadata: `file`, `byte_offset`.
     DataDamaged = "DATA_DAMAGED", DataLoss, No, "call the operator; the server names file and offset";
+    /// No node has the name. Metadata: `node`.
+    NodeUnknown = "NODE_UNKNOWN", NotFound, No, "`rdb-client status` names the nodes";
+    /// An operator's order makes no sense as things are.
+    OrderRefused = "ORDER_REFUSED", FailedPrecondition, No, "look at `rdb-client admin members`, and decide again";
     /// A broken promise of the program itself. Metadata: none.
     Bug = "BUG", Internal, Maybe, "please report it with the server's log";
 }

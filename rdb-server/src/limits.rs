@@ -58,6 +58,13 @@ pub const CLOSE_GRACE: Duration = Duration::from_millis(2_500);
 /// `HEARTBEAT_INTERVAL`, in milliseconds.
 pub const HEARTBEAT_MS: u64 = 100;
 
+/// The default of `REPLACE_AFTER`, in seconds: longer than a machine takes to start anew, since moving a member's data
+/// costs more than waiting for it.
+pub const REPLACE_AFTER_S: u64 = 600;
+
+/// How long a seat that is moved by order is waited for.
+pub const MOVE_SEAT_WAIT: Duration = Duration::from_secs(5);
+
 /// HTTP/2 window of one call: a few of the largest stream messages.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 

@@ -1,12 +1,13 @@
 //! Settings: every environment variable and flag, its default and its limits. Checked once, at the start.
 
-use crate::limits::{EVENT_ID_WINDOW, FAILOVER_AFTER_MS, HEARTBEAT_MS, SEGMENT_BYTES};
+use crate::limits::{EVENT_ID_WINDOW, FAILOVER_AFTER_MS, HEARTBEAT_MS, REPLACE_AFTER_S, SEGMENT_BYTES};
 use clap::error::ContextKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use rdb_proto::types::GroupId;
 use std::error::Error as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use thiserror::Error;
 
 /// A node of RDB, a distributed, replicated event database.
@@ -90,6 +91,11 @@ pub struct Settings {
     /// Milliseconds between two heartbeats of a leader: 10 to 10,000.
     #[arg(long, env = "HEARTBEAT_INTERVAL", default_value_t = HEARTBEAT_MS, value_name = "MILLISECONDS")]
     pub heartbeat_interval: u64,
+
+    /// Seconds after which the members of a node that is gone move to other nodes, when there are free ones: 0 for
+    /// never, or LEASE_TTL to 2592000.
+    #[arg(long, env = "REPLACE_AFTER", default_value_t = REPLACE_AFTER_S, value_name = "SECONDS")]
+    pub replace_after: u64,
 
     /// Key of the counter in etcd. Default: /rdb/{DB}/counter.
     #[arg(long, env = "COUNTER_KEY", value_name = "KEY")]
@@ -266,6 +272,12 @@ impl Settings {
             "must be at least three times HEARTBEAT_INTERVAL, and at most 600000",
         )?;
         range(
+            self.replace_after == 0 || (self.lease_ttl..=2_592_000).contains(&self.replace_after),
+            "REPLACE_AFTER",
+            &self.replace_after,
+            "must be 0 for never, or LEASE_TTL to 2592000",
+        )?;
+        range(
             self.counter_key().starts_with('/') && self.counter_key().len() <= 256,
             "COUNTER_KEY",
             &self.counter_key(),
@@ -297,6 +309,11 @@ impl Settings {
     pub fn writes(&self) -> u32 {
         self.writes
             .unwrap_or_else(|| (self.group_size() / 2).saturating_add(1))
+    }
+
+    /// For how long a node may be gone before its members move to others; `None`: for ever.
+    pub fn replace_after(&self) -> Option<Duration> {
+        (self.replace_after > 0).then(|| Duration::from_secs(self.replace_after))
     }
 
     /// The key of the counter in etcd.
@@ -343,6 +360,7 @@ impl Settings {
             ("REFRESH_INTERVAL", self.refresh_interval.to_string()),
             ("FAILOVER_AFTER", self.failover_after.to_string()),
             ("HEARTBEAT_INTERVAL", self.heartbeat_interval.to_string()),
+            ("REPLACE_AFTER", self.replace_after.to_string()),
             ("COUNTER_KEY", self.counter_key()),
             ("SEGMENT_BYTES", self.segment_bytes.to_string()),
             ("EVENT_ID_WINDOW", self.event_id_window.to_string()),

@@ -6,6 +6,8 @@ use crate::time::{pause, soon};
 use crate::wire::Api;
 use rdb_proto::event::Event;
 use rdb_proto::v1;
+use std::collections::BTreeSet;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -38,6 +40,36 @@ impl Cluster {
         }
         cluster.start_all().await;
         cluster
+    }
+
+    /// Adds a node to those that there are, and starts it.
+    pub async fn start_another(&mut self, more: &[(&str, &str)]) -> usize {
+        let n = self.nodes.len();
+        self.add(n, more);
+        self.run(n).await;
+        n
+    }
+
+    /// Throws away what a node that is not there has on disk.
+    pub fn wipe(&self, n: usize) {
+        assert!(self.nodes[n].is_none(), "the node is there");
+        fs::remove_dir_all(self.data_dir(n)).unwrap();
+    }
+
+    /// Waits until the groups' members are just these nodes, nothing about them is changing, and every seat is led.
+    pub async fn until_members(&self, nodes: &[usize]) {
+        self.until(&format!("members {nodes:?}"), |status| {
+            let is_so = |group: &v1::GroupStatus| {
+                let members = group.members.iter().map(|id| number_of(status, *id));
+                let members: Option<BTreeSet<usize>> = members.collect();
+                group.previous_members.is_empty()
+                    && group.learners.is_empty()
+                    && members == Some(nodes.iter().copied().collect())
+            };
+            status.groups.iter().all(is_so)
+        })
+        .await;
+        self.until_led(false).await;
     }
 
     fn add(&mut self, n: usize, more: &[(&str, &str)]) {

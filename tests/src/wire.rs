@@ -5,6 +5,7 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use rdb_proto::event::{Event, decode_batch};
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::reason::{DOMAIN, Happened, Reason};
+use rdb_proto::v1::admin_client::AdminClient;
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
@@ -28,6 +29,8 @@ pub struct Api {
     pub changes: ChangesClient<Channel>,
     /// Status.
     pub cluster: ClusterClient<Channel>,
+    /// What operators ask for.
+    pub admin: AdminClient<Channel>,
     /// What they share.
     pub channel: Channel,
 }
@@ -121,6 +124,7 @@ impl Api {
                 .max_encoding_message_size(usize::MAX),
             changes: ChangesClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX),
             cluster: ClusterClient::new(channel.clone()),
+            admin: AdminClient::new(channel.clone()),
             channel,
         })
     }
@@ -220,6 +224,23 @@ impl Api {
         Ok(soon("a status", self.cluster.status(v1::StatusRequest {}))
             .await?
             .into_inner())
+    }
+
+    /// Has a node's members moved.
+    pub async fn drain(&mut self, request: v1::DrainRequest) -> Answer<v1::DrainResponse> {
+        Ok(soon("a drain", self.admin.drain(request)).await?.into_inner())
+    }
+
+    /// Gives a seat to another member.
+    pub async fn move_seat(&mut self, request: v1::MoveSeatRequest) -> Answer<()> {
+        soon("a move", self.admin.move_seat(request)).await?;
+        Ok(())
+    }
+
+    /// Forgets a node.
+    pub async fn remove(&mut self, request: v1::RemoveRequest) -> Answer<()> {
+        soon("a removal", self.admin.remove(request)).await?;
+        Ok(())
     }
 
     /// Subscribes to everything after a seq.

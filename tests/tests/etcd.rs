@@ -35,6 +35,7 @@ fn settings(etcd: &Etcd, name: &str) -> EtcdSettings {
         writes: 1,
         lease_ttl: Duration::from_secs(3),
         refresh_interval: Duration::from_millis(500),
+        replace_after: None,
         node_name: name.to_owned(),
         address: format!("{name}.test:1"),
         release: "0.0.0".to_owned(),

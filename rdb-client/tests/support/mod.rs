@@ -545,6 +545,7 @@ impl Cluster for Service {
             last_seq: counter,
             resolved: counter,
             resolved_lag: 0,
+            ..Default::default()
         };
         Ok(Response::new(v1::StatusResponse {
             healthy: true,
@@ -562,12 +563,14 @@ impl Cluster for Service {
                 uptime_seconds: 93,
                 disk_free_bytes: 5 << 30,
                 refuses_writes: String::new(),
+                ..Default::default()
             }],
             groups: vec![v1::GroupStatus {
                 group: 0,
                 members: vec![7],
                 writes: 1,
                 seats: vec![seat(0), seat(1)],
+                ..Default::default()
             }],
             warnings: vec![],
             slots: vec![v1::SlotRange {

@@ -7,7 +7,7 @@ use crate::limits::STATUS_TIMEOUT;
 use crate::node::Handle;
 use crate::node::status::{NamedSeat, Status, View};
 use futures::future::join_all;
-use rdb_proto::types::{GroupId, SeatId, Side};
+use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
 use rdb_proto::v1;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response};
@@ -85,17 +85,20 @@ fn node_status(node: &Handle, status: &Status) -> v1::NodeStatus {
         uptime_seconds: status.uptime.as_secs(),
         disk_free_bytes: status.disk_free_bytes,
         refuses_writes: status.refuses_writes.unwrap_or_default().to_owned(),
+        draining: status.cluster.leaving.contains_key(&node.id()),
     }
 }
 
 fn group_status(node: &Handle, status: &Status, group: GroupId) -> v1::GroupStatus {
     let seats = status.seats.iter().filter(|seat| seat.id.group == group);
-    let members = status.cluster.groups.get(&group);
+    let membership = status.cluster.groups.get(&group).cloned().unwrap_or_default();
+    let learners = status.cluster.learners.get(&group).cloned().unwrap_or_default();
+    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     v1::GroupStatus {
         group: group.0,
-        members: members
-            .map(|members| members.members.iter().map(|node| node.0).collect())
-            .unwrap_or_default(),
+        members: ids(&membership.members),
+        previous_members: ids(&membership.previous),
+        learners: ids(&learners),
         writes: node.writes(),
         seats: seats.map(|seat| seat_status(seat, status)).collect(),
     }
@@ -114,6 +117,14 @@ fn seat_status(seat: &NamedSeat, status: &Status) -> v1::SeatStatus {
         last_seq: view.last_seq.get(),
         resolved: view.resolved.get(),
         resolved_lag: status.counter.since(view.resolved),
+        progress: seat
+            .progress
+            .iter()
+            .map(|(node, matched)| v1::MemberProgress {
+                node: node.0,
+                matched_index: matched.get(),
+            })
+            .collect(),
     }
 }
 
@@ -170,10 +181,12 @@ fn nodes(node: &Handle, cluster: &View, answers: &[v1::StatusResponse]) -> Vec<v
                 address: info.address.clone(),
                 release: info.release.clone(),
                 live: info.is_live,
+                draining: cluster.leaving.contains_key(id),
                 ..v1::NodeStatus::default()
             },
             |own| v1::NodeStatus {
                 live: info.is_live,
+                draining: cluster.leaving.contains_key(id),
                 ..(*own).clone()
             },
         )

@@ -9,6 +9,7 @@ use crate::node::{Handle, Need, NodeError, Peer, Route};
 use futures::future::BoxFuture;
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::types::{EventId, KeyName, SeatId};
+use rdb_proto::v1::admin_client::AdminClient;
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
@@ -52,6 +53,10 @@ impl Peers {
 
     pub(super) fn cluster(&self, address: &str) -> Result<ClusterClient<Channel>, CallError> {
         Ok(ClusterClient::new(self.channel(address)?))
+    }
+
+    pub(super) fn admin(&self, address: &str) -> Result<AdminClient<Channel>, CallError> {
+        Ok(AdminClient::new(self.channel(address)?))
     }
 
     /// Over a connection of its own: a subscriber that is slow holds up nobody else's answers.

@@ -6,6 +6,7 @@ use crate::limits::{
 };
 use crate::node::Handle;
 use rdb_proto::v1;
+use rdb_proto::v1::admin_server::AdminServer;
 use rdb_proto::v1::changes_server::ChangesServer;
 use rdb_proto::v1::cluster_server::ClusterServer;
 use rdb_proto::v1::data_server::DataServer;
@@ -33,6 +34,7 @@ pub async fn serve(
     reporter.set_serving::<DataServer<Api>>().await;
     reporter.set_serving::<ChangesServer<Api>>().await;
     reporter.set_serving::<ClusterServer<Api>>().await;
+    reporter.set_serving::<AdminServer<Api>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -49,6 +51,7 @@ pub async fn serve(
         .add_service(api.data())
         .add_service(api.changes())
         .add_service(api.cluster())
+        .add_service(api.admin())
         .add_service(node.member_service())
         .add_service(health)
         .add_service(reflection().build_v1()?)
@@ -59,7 +62,13 @@ pub async fn serve(
     let stopping = node.tasks().stopping();
     node.tasks().spawn(async move {
         stopping.await;
-        for service in ["", "rdb.v1.Data", "rdb.v1.Changes", "rdb.v1.Cluster"] {
+        for service in [
+            "",
+            "rdb.v1.Data",
+            "rdb.v1.Changes",
+            "rdb.v1.Cluster",
+            "rdb.v1.Admin",
+        ] {
             reporter
                 .set_service_status(service, tonic_health::ServingStatus::NotServing)
                 .await;

@@ -1,5 +1,6 @@
 //! The gRPC and HTTP surfaces: wire types to words and back. Nothing is decided here.
 
+mod admin;
 mod append_stream;
 mod cluster;
 mod connections;
@@ -17,6 +18,7 @@ use crate::node::telemetry::Method;
 use forward::Peers;
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::v1;
+use rdb_proto::v1::admin_server::{Admin, AdminServer};
 use rdb_proto::v1::changes_server::{Changes, ChangesServer};
 use rdb_proto::v1::cluster_server::{Cluster, ClusterServer};
 use rdb_proto::v1::data_server::{Data, DataServer};
@@ -53,6 +55,11 @@ impl Api {
     /// What the database looks like.
     pub fn cluster(&self) -> ClusterServer<Self> {
         ClusterServer::new(self.clone())
+    }
+
+    /// What operators ask for.
+    pub fn admin(&self) -> AdminServer<Self> {
+        AdminServer::new(self.clone())
     }
 
     /// Runs one call: counts it, times it, and turns its error into a status.
@@ -140,5 +147,33 @@ impl Cluster for Api {
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
         self.call(Method::Status, cluster::status(self, request)).await
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Api {
+    async fn move_seat(
+        &self,
+        request: Request<v1::MoveSeatRequest>,
+    ) -> Result<Response<v1::MoveSeatResponse>, Status> {
+        self.call(Method::MoveSeat, admin::move_seat(self, request)).await
+    }
+
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
+        self.call(Method::Drain, admin::drain(self, request)).await
+    }
+
+    async fn undrain(
+        &self,
+        request: Request<v1::UndrainRequest>,
+    ) -> Result<Response<v1::UndrainResponse>, Status> {
+        self.call(Method::Undrain, admin::undrain(self, request)).await
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemoveRequest>,
+    ) -> Result<Response<v1::RemoveResponse>, Status> {
+        self.call(Method::Remove, admin::remove(self, request)).await
     }
 }

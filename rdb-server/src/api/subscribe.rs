@@ -107,6 +107,7 @@ impl Ongoing {
         let message = tokio::select! {
             biased;
             () = stopping => return Err(self.goodbye()),
+            gone = self.node.seat_gone() => return Err(CallError::from(gone).into()),
             message = self.subscription.next() => message,
         };
         let message = message.map_err(|error| Status::from(CallError::from(NodeError::from(error))))?;

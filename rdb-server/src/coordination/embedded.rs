@@ -5,7 +5,7 @@
 //! mode): a number above them may be handed out again after a crash, so no resolved mark may ever pass it. It was
 //! never acknowledged and never shown, because both wait for the log.
 
-use super::{Allocation, CoordinationError, Coordinator, Granted, NodeInfo, SeatKey, View};
+use super::{Allocation, CoordinationError, Coordinator, Granted, NodeInfo, Order, Report, SeatKey, View};
 use crate::clock;
 use async_trait::async_trait;
 use rdb_proto::types::{Epoch, GroupId, Membership, NodeId, SeatId, Seq, Side, Timestamp};
@@ -277,6 +277,16 @@ impl Coordinator for EmbeddedCoordinator {
             self.show(seat, None, successor);
         }
         Ok(())
+    }
+
+    async fn report(&self, _: SeatId, _: Epoch, _: Report) -> Result<(), CoordinationError> {
+        Ok(())
+    }
+
+    async fn order(&self, _: Order) -> Result<(), CoordinationError> {
+        Err(CoordinationError::Changed {
+            why: "a standalone node has no other to move anything to",
+        })
     }
 
     async fn allocate(&self, count: u64) -> Result<Allocation, CoordinationError> {

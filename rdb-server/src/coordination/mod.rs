@@ -4,6 +4,7 @@
 
 pub mod embedded;
 pub mod etcd;
+pub mod replacement;
 mod view;
 
 pub use view::{NodeInfo, SeatKey, View};
@@ -31,6 +32,31 @@ pub struct Allocation {
     pub first: Seq,
     /// Time of the batch; never goes back along seq.
     pub time: Timestamp,
+}
+
+/// How far the leader of a seat is with a change of its group's members.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Report {
+    /// Number of the membership whose epoch-start it has committed.
+    pub established: u64,
+    /// Learners that have everything.
+    pub caught_up: Vec<NodeId>,
+}
+
+/// What an operator decides of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// It is to have no members any more; `to` takes them, or any free node.
+    Leave {
+        /// The node.
+        node: NodeId,
+        /// Who comes for it.
+        to: Option<NodeId>,
+    },
+    /// It stays after all. What was moved by then stays moved.
+    Stay(NodeId),
+    /// It never comes back: its name and its id are given up. It has no members and is not live.
+    Forget(NodeId),
 }
 
 /// Decides membership, leadership and the counter.
@@ -76,6 +102,19 @@ pub trait Coordinator: Send + Sync + std::fmt::Debug {
         epoch: Epoch,
         successor: Option<NodeId>,
     ) -> Result<(), CoordinationError>;
+
+    /// Tells how far a change of members is, IF this node holds the seat under `epoch`.
+    ///
+    /// # Errors
+    /// [`CoordinationError`]; it may have been told all the same.
+    async fn report(&self, seat: SeatId, epoch: Epoch, report: Report) -> Result<(), CoordinationError>;
+
+    /// Writes an order down for the controller. Asking for what is so already does nothing.
+    ///
+    /// # Errors
+    /// [`CoordinationError`]; it may have been written all the same. [`CoordinationError::Changed`] when what the
+    /// order rests on is not so any more.
+    async fn order(&self, order: Order) -> Result<(), CoordinationError>;
 
     /// Takes exactly `count` numbers.
     ///
@@ -131,6 +170,12 @@ pub enum CoordinationError {
     /// This node's lease lapsed; another one is being taken.
     #[error("this node holds no lease in etcd at the moment")]
     NoLease,
+    /// What an order rests on has changed, or it makes no sense.
+    #[error("nothing was done: {why}")]
+    Changed {
+        /// What changed.
+        why: &'static str,
+    },
     /// A value in etcd is not what this release writes.
     #[error("the value of {key} in etcd cannot be read: {problem}")]
     Malformed {
@@ -180,6 +225,7 @@ impl CoordinationError {
                 why: why.clone(),
             },
             Self::NoLease => Self::NoLease,
+            Self::Changed { why } => Self::Changed { why },
             Self::Malformed { key, problem } => Self::Malformed {
                 key: key.clone(),
                 problem: problem.clone(),

@@ -1,5 +1,6 @@
 //! What the coordinator shows: nodes, members and leaders, as of one revision.
 
+use super::Report;
 use rdb_proto::types::{Epoch, GroupId, Membership, NodeId, SeatId};
 use std::collections::BTreeMap;
 
@@ -37,8 +38,14 @@ pub struct View {
     pub groups: BTreeMap<GroupId, Membership>,
     /// Nodes that are to catch up in a group before they become members.
     pub learners: BTreeMap<GroupId, Vec<NodeId>>,
+    /// The members that go when those have caught up.
+    pub replaced: BTreeMap<GroupId, NodeId>,
+    /// Nodes that are to have no members any more, and who takes those; any node when nobody is named.
+    pub leaving: BTreeMap<NodeId, Option<NodeId>>,
     /// Leader keys of the seats of those groups.
     pub seats: BTreeMap<SeatId, SeatKey>,
+    /// What the leaders of seats say of a change of members, under the epochs that hold them now.
+    pub reports: BTreeMap<SeatId, Report>,
     /// The node that places groups on nodes.
     pub controller: Option<NodeId>,
     /// Why the coordinator cannot be used now; `None` when it can.
@@ -48,6 +55,11 @@ pub struct View {
 }
 
 impl View {
+    /// Whether the node is live, as far as the coordinator knows.
+    pub fn is_live(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|info| info.is_live)
+    }
+
     /// Address of a node, when it is known.
     pub fn address(&self, node: NodeId) -> Option<&str> {
         let info = self.nodes.get(&node)?;

@@ -1,6 +1,6 @@
 //! A node of a cluster: joins through etcd, opens what it has members of, and follows what the coordinator decides.
 
-use super::handle::{Shared, host_and_port};
+use super::handle::{SeatHandle, Shared, host_and_port};
 use super::members::{Members, Rooms, Tuning};
 use super::telemetry::Telemetry;
 use super::{Handle, Node, StartError, blocking, open_index};
@@ -71,6 +71,7 @@ fn etcd_settings(settings: &Settings) -> EtcdSettings {
         writes: settings.writes(),
         lease_ttl: Duration::from_secs(settings.lease_ttl),
         refresh_interval: Duration::from_secs(settings.refresh_interval),
+        replace_after: settings.replace_after(),
         node_name: settings.node.clone(),
         address: host_and_port(&settings.address, settings.port),
         release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -102,8 +103,24 @@ fn seats_of(view: &View, me: NodeId) -> BTreeSet<SeatId> {
         .collect()
 }
 
-/// Opens the seats that the node becomes a member of, and tells the transport where the others are, until the node
-/// stops.
+/// Seats that are open here, and that the node is no member of any more, as far as the coordinator and the seat itself
+/// know: an etcd that was restored to an older state does not take seats away.
+fn left(members: &Members, view: &View, me: NodeId) -> Vec<SeatId> {
+    if view.problem.is_some() {
+        return Vec::new();
+    }
+    let mine = seats_of(view, me);
+    let seats = members.seats();
+    let open = seats.borrow();
+    let is_over = |(id, seat): &(&SeatId, &Arc<SeatHandle>)| {
+        let membership = view.groups.get(&id.group);
+        !mine.contains(id) && membership.is_some_and(|now| now.number >= seat.view.borrow().config)
+    };
+    open.iter().filter(is_over).map(|(id, _)| *id).collect()
+}
+
+/// Opens the seats that the node becomes a member of, closes those that it leaves, and tells the transport where the
+/// others are, until the node stops.
 async fn follow(members: Arc<Members>) {
     let me = members.rooms.coordinator.node_id();
     let mut views = members.rooms.coordinator.view();
@@ -118,6 +135,9 @@ async fn follow(members: Arc<Members>) {
             if let Err(error) = open(&members, seat).await {
                 tracing::error!(%seat, %error, "a member of this seat cannot be opened here; trying with the next change");
             }
+        }
+        for seat in left(&members, &view, me) {
+            members.close_seat(seat).await;
         }
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },

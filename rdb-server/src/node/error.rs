@@ -1,5 +1,6 @@
 //! What a node answers when it does not do what it was asked.
 
+use crate::coordination::CoordinationError;
 use crate::limits::RETRY_AFTER_MS;
 use crate::protocol::{KeyState, Refusal};
 use crate::storage::StorageError;
@@ -47,6 +48,15 @@ pub enum NodeError {
     /// This node has no member of the seat.
     #[error("seat {0} has no member on this node")]
     NotHere(SeatId),
+    /// No node has the name.
+    #[error("no node is named `{0}`")]
+    UnknownNode(String),
+    /// An operator's order makes no sense as things are.
+    #[error("{0}")]
+    OrderRefused(String),
+    /// An operator's order was not written down.
+    #[error("the order is not written down: {0}")]
+    NotOrdered(#[source] CoordinationError),
     /// The address that another node gave cannot be one.
     #[error("another node says that it is reached at {0:?}, which is no address")]
     Address(String),
@@ -156,7 +166,12 @@ impl NodeError {
                 ..
             } => Reason::CoordinatorAway,
             Self::NotHere(_) | Self::Address(_) => Reason::NotMember,
-            Self::Unknown(_) => Reason::OutcomeUnknown,
+            Self::UnknownNode(_) => Reason::NodeUnknown,
+            Self::OrderRefused(_) | Self::NotOrdered(CoordinationError::Changed { .. }) => {
+                Reason::OrderRefused
+            }
+            // An order may be written down all the same; asking again does no harm.
+            Self::NotOrdered(_) | Self::Unknown(_) => Reason::OutcomeUnknown,
             Self::Overloaded(_)
             | Self::Refused {
                 refusal: Refusal::Overloaded,
@@ -201,6 +216,7 @@ impl NodeError {
                 refusal: Refusal::Overloaded,
             } => overloaded(format!("seat {seat}")),
             Self::Refused { seat, .. } | Self::NotHere(seat) => vec![("seat", seat.to_string())],
+            Self::UnknownNode(node) => vec![("node", node.clone())],
             Self::Address(address) => vec![("address", address.clone())],
             Self::Overloaded(queue) => overloaded((*queue).to_owned()),
             Self::DiskFull { path, free_bytes } => {
@@ -209,7 +225,7 @@ impl NodeError {
                     ("free_bytes", free_bytes.to_string()),
                 ]
             }
-            Self::ShuttingDown => Vec::new(),
+            Self::OrderRefused(_) | Self::NotOrdered(_) | Self::ShuttingDown => Vec::new(),
             Self::StreamEnded { resume_after } => vec![("resume_after", resume_after.to_string())],
             Self::SeqAhead { seq, resolved } => {
                 vec![("seq", seq.to_string()), ("resolved", resolved.to_string())]

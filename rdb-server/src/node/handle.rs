@@ -3,8 +3,7 @@
 
 use super::error::NodeError;
 use super::members::{Members, SeatMap};
-use super::seat_driver::Command;
-use super::standing;
+use super::seat_driver::{Command, Progress};
 use super::status::{NamedSeat, SeatState, SeatView, Status};
 use super::tasks::Tasks;
 use super::telemetry::Telemetry;
@@ -20,6 +19,7 @@ use rdb_proto::types::{LogIndex, NodeId, SeatId};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// The ways to one seat.
@@ -30,9 +30,14 @@ pub(super) struct SeatHandle {
     pub(super) position: usize,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<SeatView>,
+    pub(super) progress: watch::Receiver<Progress>,
     pub(super) applied: watch::Receiver<LogIndex>,
     pub(super) index: Arc<dyn KeyIndex>,
     pub(super) log: LogReader,
+    /// Lets the seat go: it answers what it has taken, and ends.
+    pub(super) closing: CancellationToken,
+    /// Whether it has ended.
+    pub(super) ended: watch::Receiver<bool>,
 }
 
 impl SeatHandle {
@@ -42,7 +47,7 @@ impl SeatHandle {
         let cluster = Arc::clone(&node.shared.coordinator.view().borrow());
         let members = cluster.groups.get(&self.id.group);
         let mut others = members.into_iter().flat_map(|group| group.members.iter());
-        let has_other = others.any(|other| *other != node.id() && standing::is_live(&cluster, *other));
+        let has_other = others.any(|other| *other != node.id() && cluster.is_live(*other));
         let mut view = self.view.clone();
         if !has_other || !is_led(&view.borrow_and_update()) {
             return;
@@ -201,12 +206,30 @@ impl Handle {
         ))
     }
 
+    /// Completes when this node has not a member of every seat any more: a change stream from here would stand still.
+    pub async fn seat_gone(&self) -> NodeError {
+        let mut members = self.shared.seats.clone();
+        loop {
+            let missing = {
+                let members = members.borrow_and_update();
+                self.seats().find(|seat| !members.contains_key(seat))
+            };
+            if let Some(seat) = missing {
+                return NodeError::NotHere(seat);
+            }
+            if members.changed().await.is_err() {
+                return NodeError::ShuttingDown;
+            }
+        }
+    }
+
     /// How the node stands.
     pub fn status(&self) -> Status {
         let members = self.members();
         let named = |seat: &Arc<SeatHandle>| NamedSeat {
             id: seat.id,
             view: *seat.view.borrow(),
+            progress: seat.progress.borrow().clone(),
         };
         let cluster = Arc::clone(&self.shared.coordinator.view().borrow());
         let is_elsewhere = |seat: &SeatId| {

@@ -175,6 +175,22 @@ impl Members {
         self.start(seat)
     }
 
+    /// Lets a seat go that this node is no member of any more. Its data stays on disk: only an operator throws away what
+    /// was once acknowledged.
+    pub(super) async fn close_seat(&self, id: SeatId) {
+        let Some(seat) = self.seats.borrow().get(&id).map(Arc::clone) else {
+            return;
+        };
+        self.seats.send_modify(|seats| {
+            Arc::make_mut(seats).remove(&id);
+        });
+        self.rooms.transport.unregister(id);
+        seat.closing.cancel();
+        // An error means that the driver is gone.
+        drop(seat.ended.clone().wait_for(|has_ended| *has_ended).await);
+        tracing::info!(seat = %id, "this node is no member of the seat any more; its data stays on disk");
+    }
+
     /// Puts the state machine of one seat together with everything that it drives, and runs it.
     ///
     /// **Blocking**: reads the end of the log.
@@ -187,7 +203,7 @@ impl Members {
         let applied = indexer.applied();
         let position = slots::position_of(seat.id);
         let (letters, mail) = mpsc::channel(SEAT_MAIL_MAX);
-        let (driver, view) = SeatDriver::new(Parts {
+        let (driver, view, progress) = SeatDriver::new(Parts {
             id: seat.id,
             position,
             seat: self.protocol_seat(seat.opened, &log, index.applied())?,
@@ -204,18 +220,25 @@ impl Members {
             heartbeat: self.tuning.heartbeat,
         });
         let (commands, queue) = mpsc::channel(SEAT_QUEUE_MAX);
+        let closing = self.draining.child_token();
+        let (end, ended) = watch::channel(false);
         let handle = SeatHandle {
             id: seat.id,
             position,
             commands,
             view,
+            progress,
             applied,
             index,
             log,
+            closing: closing.clone(),
+            ended,
         };
         self.rooms.transport.register(seat.id, letters);
-        self.tasks
-            .spawn(driver.run(queue, self.draining.clone().cancelled_owned()));
+        self.tasks.spawn(async move {
+            driver.run(queue, closing.cancelled_owned()).await;
+            end.send_replace(true);
+        });
         self.seats.send_modify(|seats| {
             Arc::make_mut(seats).insert(handle.id, Arc::new(handle));
         });

@@ -2,6 +2,7 @@
 //! [`Node::stop`] closes it: first the surfaces drain, then the seats, then the index.
 
 mod append;
+mod change;
 mod cluster;
 mod error;
 mod handle;

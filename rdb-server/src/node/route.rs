@@ -2,7 +2,6 @@
 
 use super::error::NodeError;
 use super::handle::Handle;
-use super::standing;
 use super::status::SeatState;
 use crate::coordination::View;
 use rdb_proto::types::{Epoch, NodeId, SeatId};
@@ -64,7 +63,7 @@ impl Handle {
             .unwrap_or_default()
             .iter()
             .copied()
-            .filter(|node| need == Need::Member && standing::is_live(&view, *node));
+            .filter(|node| need == Need::Member && view.is_live(*node));
         leader
             .map(|epoch| epoch.node)
             .into_iter()

@@ -19,11 +19,6 @@ pub(super) fn holder(view: &View, seat: SeatId) -> Option<NodeId> {
     key.holder.map(|epoch| epoch.node)
 }
 
-/// Whether the node is live, as far as the coordinator knows.
-pub(super) fn is_live(view: &View, node: NodeId) -> bool {
-    view.nodes.get(&node).is_some_and(|info| info.is_live)
-}
-
 /// For how long `me` lets others stand first, in milliseconds: live members in an order that rotates with the seat, so
 /// that seats spread over nodes, and those that lead the group's other seat after all that do not.
 pub(super) fn stand_after_ms(view: &View, seat: SeatId, me: NodeId) -> u64 {
@@ -48,7 +43,7 @@ fn preferred(view: &View, seat: SeatId, membership: &Membership) -> Vec<NodeId> 
     }
     let leads_other = holder(view, other_seat(seat));
     // Who holds the seat is the one that is gone when somebody stands.
-    members.retain(|node| is_live(view, *node) && holder(view, seat) != Some(*node));
+    members.retain(|node| view.is_live(*node) && holder(view, seat) != Some(*node));
     // Stable: the order stays within each half.
     members.sort_by_key(|node| Some(*node) == leads_other);
     members
@@ -72,7 +67,7 @@ pub(super) fn successor<T: Ord + Copy>(
     let leads_other = holder(view, other_seat(seat));
     matched
         .iter()
-        .filter(|(node, _)| *node != me && members.contains(node) && is_live(view, *node))
+        .filter(|(node, _)| *node != me && members.contains(node) && view.is_live(*node))
         .max_by_key(|(node, matched)| (Some(*node) != leads_other, *matched))
         .copied()
 }

@@ -49,6 +49,8 @@ pub struct SeatView {
     pub last_seq: Seq,
     /// The seat's resolved mark.
     pub resolved: Seq,
+    /// Number of the newest membership that it has seen.
+    pub config: u64,
     /// Whether the last append was refused because the disk is full.
     pub is_disk_full: bool,
 }
@@ -60,6 +62,8 @@ pub struct NamedSeat {
     pub id: SeatId,
     /// How it stands.
     pub view: SeatView,
+    /// How far the other members have its log; of a leader only.
+    pub progress: Vec<(NodeId, LogIndex)>,
 }
 
 /// The whole node.

@@ -26,6 +26,10 @@ pub enum Method {
     ListKeys,
     Subscribe,
     Status,
+    MoveSeat,
+    Drain,
+    Undrain,
+    Remove,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

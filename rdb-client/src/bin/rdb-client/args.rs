@@ -217,6 +217,10 @@ Examples:
   rdb-client status -o json | jq .counter")]
     Status,
 
+    /// Look at the members of groups, and move them: drain, replace and remove nodes
+    #[command(subcommand)]
+    Admin(AdminCommand),
+
     /// Measure this database from here; adds events to the collection `bench` unless --collection says otherwise
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -230,6 +234,101 @@ Examples:
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// Show which node has a member of which group, what it leads, and how far behind it is
+    Members,
+
+    /// Give a seat to another member of its group
+    #[command(before_help = "\
+Examples:
+  rdb-client admin move-seat 0.1 --to n3
+  rdb-client admin move-seat 0.1 --to n3 --dry-run")]
+    MoveSeat(MoveSeatArgs),
+
+    /// Move all members of a node to others, so that it can be taken away; it gets none until --undo
+    #[command(before_help = "\
+Examples:
+  rdb-client admin drain n3 --dry-run
+  rdb-client admin drain n3 --wait --timeout 10m
+  rdb-client admin drain n3 --undo")]
+    Drain(DrainArgs),
+
+    /// Replace the members of a node, which may be gone, without waiting for REPLACE_AFTER
+    #[command(before_help = "\
+Examples:
+  rdb-client admin replace n3
+  rdb-client admin replace n3 --with n4 --wait")]
+    Replace(ReplaceArgs),
+
+    /// Forget a node that is stopped and has no members
+    #[command(before_help = "\
+Examples:
+  rdb-client admin remove n3")]
+    Remove(NodeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MoveSeatArgs {
+    /// The seat, as in 0.1: group 0, seat 1
+    #[arg(value_name = "GROUP.SEAT", value_parser = parse_seat)]
+    pub(crate) seat: (u32, u32),
+
+    /// Name of the node that is to lead it
+    #[arg(long, value_name = "NODE")]
+    pub(crate) to: String,
+
+    /// Only say whether it could be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Name of the node
+    pub(crate) node: String,
+
+    /// Let it have members again
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) undo: bool,
+
+    /// Return when it has no members, at the latest after --timeout
+    #[arg(long)]
+    pub(crate) wait: bool,
+
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplaceArgs {
+    /// Name of the node
+    pub(crate) node: String,
+
+    /// Name of the node that takes its place [default: of those that are free, the one with the fewest members]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) with: Option<String>,
+
+    /// Return when it has no members, at the latest after --timeout
+    #[arg(long)]
+    pub(crate) wait: bool,
+
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// Name of the node
+    pub(crate) node: String,
+
+    /// Only say whether it could be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -558,6 +657,15 @@ fn parse_expectation(text: &str) -> Result<Expectation, String> {
 fn parse_event_id(text: &str) -> Result<EventId, String> {
     let id = Uuid::parse_str(text).map_err(|error| error.to_string())?;
     EventId::from_bytes(id.as_bytes()).map_err(|error| error.to_string())
+}
+
+fn parse_seat(text: &str) -> Result<(u32, u32), String> {
+    let parts = text
+        .split_once('.')
+        .and_then(|(group, seat)| Some((group.parse().ok()?, seat.parse().ok()?)));
+    parts
+        .filter(|(_, seat)| *seat < 2)
+        .ok_or_else(|| "must be a group and a seat, as in 0.1".to_owned())
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {

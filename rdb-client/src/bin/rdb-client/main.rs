@@ -6,8 +6,9 @@
 //! | `context.rs` | which server, how long, which key |
 //! | `output.rs` | what is written where; the shapes of JSON |
 //! | `failure.rs` | exit codes and the words of errors |
-//! | `write.rs`, `read.rs`, `subscribe.rs`, `import.rs`, `status.rs`, `bench/` | the commands |
+//! | `write.rs`, `read.rs`, `subscribe.rs`, `import.rs`, `status.rs`, `admin.rs`, `bench/` | the commands |
 
+mod admin;
 mod args;
 mod bench;
 mod completions;
@@ -91,6 +92,7 @@ async fn perform(context: &mut Context, command: Command) -> Result<(), Failure>
         Command::Export(args) => Box::pin(subscribe::export(context, args)).await,
         Command::Subscribe(args) => Box::pin(subscribe::subscribe(context, args)).await,
         Command::Status => status::status(context).await,
+        Command::Admin(command) => admin::admin(context, command).await,
         Command::Bench(args) => Box::pin(bench::bench(context, args)).await,
         Command::Completions { shell } => completions::completions(context, shell),
     }

@@ -36,6 +36,8 @@ fn screen(status: &Status, output: &mut Output) -> io::Result<()> {
     let rows = status.nodes.iter().map(|node| {
         let live = if node.live { "yes" } else { "no" };
         let problem = match node.refuses_writes.as_str() {
+            "" if node.draining && has_members(status, node.id) => "is being drained".to_owned(),
+            "" if node.draining => "drained".to_owned(),
             "" => String::new(),
             why => format!("refuses writes: {why}"),
         };
@@ -62,6 +64,18 @@ fn screen(status: &Status, output: &mut Output) -> io::Result<()> {
     table(&heads, rows, output)
 }
 
+/// Whether the node has a member of any group, or is to get one.
+pub(crate) fn has_members(status: &Status, node: u64) -> bool {
+    status.groups.iter().any(|group| {
+        let mut all = group
+            .members
+            .iter()
+            .chain(&group.previous_members)
+            .chain(&group.learners);
+        all.any(|member| *member == node)
+    })
+}
+
 fn seat_row(status: &Status, group: u32, seat: &SeatStatus) -> Vec<String> {
     let leader = status.nodes.iter().find(|node| node.id == seat.leader);
     let leader = match leader {
@@ -83,7 +97,7 @@ fn seat_row(status: &Status, group: u32, seat: &SeatStatus) -> Vec<String> {
     ]
 }
 
-fn table(heads: &[&str], rows: Vec<Vec<String>>, output: &mut Output) -> io::Result<()> {
+pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>, output: &mut Output) -> io::Result<()> {
     let widths: Vec<usize> = heads
         .iter()
         .enumerate()

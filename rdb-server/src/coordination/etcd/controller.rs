@@ -1,28 +1,36 @@
-//! The controller: the one node that places groups on nodes.
+//! The controller: the one node that places groups on nodes, and replaces members.
 
+use super::mirror::At;
 use super::placement::place;
 use super::records::{ControllerRecord, FORMAT, MembersRecord, encode};
 use super::{Shared, call};
 use crate::clock;
+use crate::coordination::replacement::{Step, learner, replacements, steps};
 use crate::coordination::{CoordinationError, View};
 use crate::limits::ETCD_RETRY_MAX;
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
-use rdb_proto::types::{GroupId, NodeId};
-use std::collections::BTreeMap;
+use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Stands whenever nobody is the controller, and does what it is there for while it is.
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut view = shared.view.subscribe();
     let mut lease = shared.lease.subscribe();
+    let mut absences = Absences::default();
     loop {
         let now = Arc::clone(&view.borrow_and_update());
         lease.borrow_and_update();
+        let mut next_lost = None;
         let done = if now.controller.is_none() {
             stand(&shared).await
         } else if is_mine(&shared) {
-            place_groups(&shared, &now).await
+            absences.look(&now, clock::monotonic());
+            next_lost = absences.next_lost(shared.settings.replace_after, clock::monotonic());
+            work(&shared, &now, &mut absences).await
         } else {
+            absences = Absences::default();
             Ok(())
         };
         if let Err(error) = done {
@@ -30,9 +38,16 @@ pub(super) async fn run(shared: Arc<Shared>) {
             clock::sleep(ETCD_RETRY_MAX).await;
             continue;
         }
+        let next_lost = async {
+            match next_lost {
+                Some(wait) => clock::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
         let is_over = tokio::select! {
             changed = view.changed() => changed.is_err(),
             changed = lease.changed() => changed.is_err(),
+            () = next_lost => false,
         };
         if is_over {
             return;
@@ -68,6 +83,53 @@ async fn stand(shared: &Shared) -> Result<(), CoordinationError> {
         .map(drop)
 }
 
+/// Since when members' nodes are not live, as far as this controller saw: another one begins to count anew.
+#[derive(Debug, Default)]
+struct Absences {
+    since: BTreeMap<NodeId, Instant>,
+    /// What was complained of.
+    told: BTreeSet<(GroupId, NodeId)>,
+}
+
+impl Absences {
+    fn look(&mut self, view: &View, now: Instant) {
+        let members = view.groups.values().flat_map(|membership| &membership.members);
+        let absent: BTreeSet<NodeId> = members.copied().filter(|node| !view.is_live(*node)).collect();
+        self.since.retain(|node, _| absent.contains(node));
+        for node in absent {
+            self.since.entry(node).or_insert(now);
+        }
+    }
+
+    /// Nodes that have been absent for so long; none, ever, when there is no limit.
+    fn lost(&self, limit: Option<Duration>, now: Instant) -> BTreeSet<NodeId> {
+        let Some(limit) = limit else {
+            return BTreeSet::new();
+        };
+        let lost = self
+            .since
+            .iter()
+            .filter(|(_, since)| now.saturating_duration_since(**since) >= limit);
+        lost.map(|(node, _)| *node).collect()
+    }
+
+    /// How long until the next one counts as lost.
+    fn next_lost(&self, limit: Option<Duration>, now: Instant) -> Option<Duration> {
+        let limit = limit?;
+        let waits = self
+            .since
+            .values()
+            .map(|since| limit.saturating_sub(now.saturating_duration_since(*since)));
+        waits.filter(|wait| !wait.is_zero()).min()
+    }
+}
+
+async fn work(shared: &Shared, view: &View, absences: &mut Absences) -> Result<(), CoordinationError> {
+    place_groups(shared, view).await?;
+    let lost = absences.lost(shared.settings.replace_after, clock::monotonic());
+    change_members(shared, &lost, &mut absences.told).await
+}
+
 /// Gives every group that has no members some, once there are enough live nodes.
 async fn place_groups(shared: &Shared, view: &View) -> Result<(), CoordinationError> {
     let groups = (0..shared.config.groups).map(GroupId);
@@ -75,8 +137,8 @@ async fn place_groups(shared: &Shared, view: &View) -> Result<(), CoordinationEr
     if missing.is_empty() {
         return Ok(());
     }
-    let live = view.nodes.iter().filter(|(_, info)| info.is_live);
-    let live: Vec<NodeId> = live.map(|(node, _)| *node).collect();
+    let is_free = |node: &NodeId| view.is_live(*node) && !view.leaving.contains_key(node);
+    let live: Vec<NodeId> = view.nodes.keys().copied().filter(is_free).collect();
     let mut taken: BTreeMap<NodeId, usize> = BTreeMap::new();
     for node in view.groups.values().flat_map(|membership| &membership.members) {
         let count = taken.entry(*node).or_default();
@@ -92,28 +154,210 @@ async fn place_groups(shared: &Shared, view: &View) -> Result<(), CoordinationEr
         return Ok(());
     };
     for (group, members) in placed {
-        let key = shared.keys.members(group);
         let record_of_group = MembersRecord {
             format: FORMAT,
             number: 1,
             members: members.iter().map(|node| node.0).collect(),
             previous: Vec::new(),
             learners: Vec::new(),
+            leaving: None,
         };
-        let mine = Compare::value(
-            shared.keys.controller(),
-            CompareOp::Equal,
-            encode(&record(shared)),
-        );
-        let txn = Txn::new()
-            .when([mine, Compare::version(key.clone(), CompareOp::Equal, 0)])
-            .and_then([TxnOp::put(key, encode(&record_of_group), None)]);
-        if call("a group's members", shared.client.kv_client().txn(txn))
-            .await?
-            .succeeded()
-        {
+        let absent = Compare::version(shared.keys.members(group), CompareOp::Equal, 0);
+        if put_members(shared, group, &record_of_group, vec![absent]).await? {
             tracing::info!(%group, ?members, "placed the group");
         }
     }
     Ok(())
+}
+
+/// Does what can be done now to replace members. What is written wakes the controller, for the step after it.
+async fn change_members(
+    shared: &Shared,
+    lost: &BTreeSet<NodeId>,
+    told: &mut BTreeSet<(GroupId, NodeId)>,
+) -> Result<(), CoordinationError> {
+    // Both of one moment: a txn compares what was decided on.
+    let (view, members, is_whole) = {
+        let known = shared.known();
+        let mirror = &known.mirror;
+        (
+            mirror.view(None, &[]),
+            mirror.members.clone(),
+            mirror.is_whole() && known.problem.is_none(),
+        )
+    };
+    if !is_whole {
+        return Ok(());
+    }
+    for step in steps(&view, lost) {
+        let (Step::Begin { group, .. } | Step::Abandon(group) | Step::Switch(group) | Step::Finish(group)) =
+            step;
+        if let Some(members) = members.get(&group) {
+            take(shared, &view, members, step, group).await?;
+        }
+    }
+    let stuck = replacements(&view, lost)
+        .into_iter()
+        .filter(|replacement| replacement.joins.is_none());
+    let stuck: BTreeSet<(GroupId, NodeId)> = stuck.map(|stuck| (stuck.group, stuck.leaves)).collect();
+    for (group, node) in stuck.difference(told) {
+        let node = shared
+            .known()
+            .mirror
+            .name_of(*node)
+            .unwrap_or_default()
+            .to_owned();
+        tracing::warn!(%group, node, "a member is to be replaced, and no live node is free to take its place");
+    }
+    *told = stuck;
+    Ok(())
+}
+
+async fn take(
+    shared: &Shared,
+    view: &View,
+    members: &At<MembersRecord>,
+    step: Step,
+    group: GroupId,
+) -> Result<(), CoordinationError> {
+    let now = &members.value;
+    let unchanged = Compare::mod_revision(shared.keys.members(group), CompareOp::Equal, members.revision);
+    let mut compares = vec![unchanged];
+    let next = match step {
+        Step::Begin { leaves, joins, .. } => MembersRecord {
+            learners: vec![joins.0],
+            leaving: Some(leaves.0),
+            ..now.clone()
+        },
+        Step::Abandon(_) => MembersRecord {
+            learners: Vec::new(),
+            leaving: None,
+            ..now.clone()
+        },
+        Step::Switch(_) => {
+            let stay = now
+                .members
+                .iter()
+                .copied()
+                .filter(|node| Some(*node) != now.leaving);
+            let mut next: Vec<u64> = stay.chain(learner(view, group).map(|node| node.0)).collect();
+            next.sort_unstable();
+            MembersRecord {
+                number: now.number.saturating_add(1),
+                members: next,
+                previous: now.members.clone(),
+                learners: Vec::new(),
+                leaving: None,
+                ..now.clone()
+            }
+        }
+        Step::Finish(_) => {
+            // What the leaders said is true for as long as they lead.
+            compares.extend(
+                Side::BOTH
+                    .into_iter()
+                    .flat_map(|side| still_led(shared, SeatId { group, side })),
+            );
+            MembersRecord {
+                number: now.number.saturating_add(1),
+                previous: Vec::new(),
+                ..now.clone()
+            }
+        }
+    };
+    if put_members(shared, group, &next, compares).await? {
+        let name = |id: &u64| {
+            let known = shared.known();
+            known
+                .mirror
+                .name_of(NodeId(*id))
+                .unwrap_or("a node that is gone")
+                .to_owned()
+        };
+        let all = |ids: &[u64]| ids.iter().map(name).collect::<Vec<_>>().join(" ");
+        tracing::info!(
+            %group,
+            number = next.number,
+            members = all(&next.members),
+            previous = all(&next.previous),
+            learners = all(&next.learners),
+            "changed the group's members"
+        );
+    }
+    Ok(())
+}
+
+/// Hold as long as the seat's leader is the one that is known.
+fn still_led(shared: &Shared, seat: SeatId) -> [Compare; 2] {
+    let revision = shared.known().mirror.epoch(seat).revision;
+    // Both keys are written by one txn.
+    [shared.keys.leader(seat), shared.keys.epoch(seat)]
+        .map(|key| Compare::mod_revision(key, CompareOp::Equal, revision))
+}
+
+/// Writes the members of a group, IF this node is the controller and the rest holds.
+async fn put_members(
+    shared: &Shared,
+    group: GroupId,
+    members: &MembersRecord,
+    mut compares: Vec<Compare>,
+) -> Result<bool, CoordinationError> {
+    let controller = encode(&record(shared));
+    compares.push(Compare::value(
+        shared.keys.controller(),
+        CompareOp::Equal,
+        controller,
+    ));
+    compares.push(shared.same_generation());
+    let txn =
+        Txn::new()
+            .when(compares)
+            .and_then([TxnOp::put(shared.keys.members(group), encode(members), None)]);
+    let answer = call("a group's members", shared.client.kv_client().txn(txn)).await?;
+    Ok(answer.succeeded())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordination::NodeInfo;
+    use rdb_proto::types::Membership;
+
+    fn view(live: &[u64]) -> View {
+        let info = |node: u64| NodeInfo {
+            is_live: live.contains(&node),
+            ..NodeInfo::default()
+        };
+        let membership = Membership {
+            number: 1,
+            members: (1..=3).map(NodeId).collect(),
+            previous: vec![],
+        };
+        View {
+            nodes: (1..=4).map(|node| (NodeId(node), info(node))).collect(),
+            groups: [(GroupId(0), membership)].into(),
+            ..View::default()
+        }
+    }
+
+    #[test]
+    fn a_member_is_lost_once_it_was_absent_for_long_enough_without_a_break() {
+        let start = clock::monotonic();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let limit = Some(Duration::from_secs(10));
+        let mut absences = Absences::default();
+        absences.look(&view(&[1, 2]), at(0));
+        assert_eq!(absences.next_lost(limit, at(4)), Some(Duration::from_secs(6)));
+        assert_eq!(absences.lost(limit, at(9)), BTreeSet::new());
+        absences.look(&view(&[1, 2, 3]), at(9));
+        absences.look(&view(&[1, 2]), at(9));
+        assert_eq!(
+            absences.lost(limit, at(18)),
+            BTreeSet::new(),
+            "it was back in between"
+        );
+        assert_eq!(absences.lost(limit, at(19)), BTreeSet::from([NodeId(3)]));
+        assert_eq!(absences.next_lost(limit, at(19)), None);
+        assert_eq!(absences.lost(None, at(1_000)), BTreeSet::new());
+    }
 }

@@ -114,7 +114,8 @@ fn leader_record(shared: &Shared, number: u64) -> LeaderRecord {
     }
 }
 
-fn still_holds(shared: &Shared, seat: SeatId, epoch: Epoch) -> Compare {
+/// Holds as long as this node leads the seat under `epoch`.
+pub(super) fn still_holds(shared: &Shared, seat: SeatId, epoch: Epoch) -> Compare {
     let value = encode(&leader_record(shared, epoch.number));
     Compare::value(shared.keys.leader(seat), CompareOp::Equal, value)
 }

@@ -1,10 +1,10 @@
 //! What etcd holds of the database, as this node knows it: kept by a listing and a watch, read by everything else.
 
 use super::records::{
-    ControllerRecord, CounterRecord, EpochRecord, IdRecord, Keys, LeaderRecord, LiveRecord, MembersRecord,
-    decode,
+    ControllerRecord, CounterRecord, EpochRecord, IdRecord, Keys, LeaderRecord, LeavingRecord, LiveRecord,
+    MembersRecord, ReportRecord, decode,
 };
-use crate::coordination::{CoordinationError, NodeInfo, SeatKey, View};
+use crate::coordination::{CoordinationError, NodeInfo, Report, SeatKey, View};
 use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq, Side};
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub(super) struct At<T> {
 pub(super) struct Mirror {
     /// Everything before it is known.
     pub(super) revision: i64,
-    ids: BTreeMap<String, IdRecord>,
+    ids: BTreeMap<String, At<IdRecord>>,
     live: BTreeMap<NodeId, LiveRecord>,
     /// Where nodes were reached when they were live.
     last_live: BTreeMap<NodeId, LiveRecord>,
@@ -28,6 +28,8 @@ pub(super) struct Mirror {
     pub(super) members: BTreeMap<GroupId, At<MembersRecord>>,
     epochs: BTreeMap<SeatId, At<EpochRecord>>,
     leaders: BTreeMap<SeatId, LeaderRecord>,
+    reports: BTreeMap<SeatId, ReportRecord>,
+    leaving: BTreeMap<NodeId, LeavingRecord>,
     pub(super) counter: Option<CounterRecord>,
     complaints: BTreeMap<String, String>,
 }
@@ -40,6 +42,8 @@ enum Name<'a> {
     Members(GroupId),
     Epoch(SeatId),
     Leader(SeatId),
+    Report(SeatId),
+    Leaving(NodeId),
     Counter,
     Other,
 }
@@ -55,6 +59,9 @@ fn name_of<'a>(keys: &Keys, key: &'a str) -> Name<'a> {
     match parts.as_slice() {
         ["ids", name] => Name::Id(name),
         ["live", node] => node.parse().map_or(Name::Other, |node| Name::Live(NodeId(node))),
+        ["leaving", node] => node
+            .parse()
+            .map_or(Name::Other, |node| Name::Leaving(NodeId(node))),
         ["controller"] => Name::Controller,
         ["groups", group, "members"] => group
             .parse()
@@ -62,6 +69,7 @@ fn name_of<'a>(keys: &Keys, key: &'a str) -> Name<'a> {
         ["groups", group, "seats", side, what] => match (SeatId::from_parts(group, side), *what) {
             (Some(seat), "epoch") => Name::Epoch(seat),
             (Some(seat), "leader") => Name::Leader(seat),
+            (Some(seat), "report") => Name::Report(seat),
             _ => Name::Other,
         },
         _ => Name::Other,
@@ -101,7 +109,8 @@ impl Mirror {
     ) -> Result<(), CoordinationError> {
         match name_of(keys, key) {
             Name::Id(name) => {
-                self.ids.insert(name.to_owned(), decode(key, value)?);
+                let value = decode(key, value)?;
+                self.ids.insert(name.to_owned(), At { value, revision });
             }
             Name::Live(node) => {
                 let record: LiveRecord = decode(key, value)?;
@@ -119,6 +128,12 @@ impl Mirror {
             }
             Name::Leader(seat) => {
                 self.leaders.insert(seat, decode(key, value)?);
+            }
+            Name::Report(seat) => {
+                self.reports.insert(seat, decode(key, value)?);
+            }
+            Name::Leaving(node) => {
+                self.leaving.insert(node, decode(key, value)?);
             }
             Name::Counter => self.counter = Some(decode(key, value)?),
             Name::Other => {}
@@ -145,6 +160,12 @@ impl Mirror {
             Name::Leader(seat) => {
                 self.leaders.remove(&seat);
             }
+            Name::Report(seat) => {
+                self.reports.remove(&seat);
+            }
+            Name::Leaving(node) => {
+                self.leaving.remove(&node);
+            }
             Name::Counter => self.counter = None,
             Name::Other => {}
         }
@@ -159,6 +180,32 @@ impl Mirror {
         self.epochs.get(&seat).cloned().unwrap_or_else(never)
     }
 
+    /// What the leader of a seat says of a change of members, when it still leads.
+    fn report(&self, seat: SeatId) -> Option<Report> {
+        let leader = self.leaders.get(&seat)?;
+        let report = self.reports.get(&seat)?;
+        ((report.node, report.number) == (leader.node, leader.number)).then(|| Report {
+            established: report.established,
+            caught_up: report.caught_up.iter().copied().map(NodeId).collect(),
+        })
+    }
+
+    /// The name that a node is registered under, and the revision of that key.
+    pub(super) fn registration(&self, node: NodeId) -> Option<(&str, i64)> {
+        let named = self.ids.iter().find(|(_, id)| id.value.node == node.0);
+        named.map(|(name, id)| (name.as_str(), id.revision))
+    }
+
+    /// The name that a node is registered under.
+    pub(super) fn name_of(&self, node: NodeId) -> Option<&str> {
+        self.registration(node).map(|(name, _)| name)
+    }
+
+    /// Whether every key could be read: what cannot be read must not look as if it were not there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.complaints.is_empty()
+    }
+
     /// Last seq handed out.
     pub(super) fn last_seq(&self) -> Seq {
         self.counter.as_ref().map_or(Seq::ZERO, CounterRecord::last)
@@ -166,8 +213,8 @@ impl Mirror {
 
     /// What concerns the rest of the node.
     pub(super) fn view(&self, problem: Option<String>, warnings: &[String]) -> View {
-        let name = |(name, id): (&String, &IdRecord)| {
-            let node = NodeId(id.node);
+        let name = |(name, id): (&String, &At<IdRecord>)| {
+            let node = NodeId(id.value.node);
             let record = self.last_live.get(&node);
             let info = NodeInfo {
                 name: name.clone(),
@@ -199,6 +246,21 @@ impl Mirror {
                         members.value.learners.iter().copied().map(NodeId).collect(),
                     )
                 })
+                .collect(),
+            replaced: self
+                .members
+                .iter()
+                .filter_map(|(group, members)| Some((*group, NodeId(members.value.leaving?))))
+                .collect(),
+            leaving: self
+                .leaving
+                .iter()
+                .map(|(node, record)| (*node, record.to.map(NodeId)))
+                .collect(),
+            reports: self
+                .reports
+                .keys()
+                .filter_map(|seat| Some((*seat, self.report(*seat)?)))
                 .collect(),
             seats: seats.map(|seat| (seat, self.seat_key(seat))).collect(),
             controller: self.controller.as_ref().map(|record| NodeId(record.node)),

@@ -12,7 +12,8 @@
 //! | `mirror` | what is known, and what the rest of the node sees of it |
 //! | `election` | the txns of a seat |
 //! | `allocator` | one txn at a time for all numbers that wait |
-//! | `controller` | the node that places groups |
+//! | `controller` | the node that places groups and replaces members |
+//! | `orders` | what leaders and operators tell the controller |
 //! | `placement` | which nodes get which groups |
 
 mod allocator;
@@ -21,13 +22,14 @@ mod election;
 mod join;
 mod lease;
 mod mirror;
+mod orders;
 mod placement;
 mod records;
 mod watch;
 
 pub use join::{Connected, connect};
 
-use super::{Allocation, CoordinationError, Coordinator, Granted, View};
+use super::{Allocation, CoordinationError, Coordinator, Granted, Order, Report, View};
 use crate::clock;
 use crate::limits::{ETCD_ALLOCATIONS_MAX, ETCD_CALL_TIMEOUT};
 use allocator::{Allocator, Wanted};
@@ -70,6 +72,8 @@ pub struct EtcdSettings {
     pub lease_ttl: Duration,
     /// `REFRESH_INTERVAL`.
     pub refresh_interval: Duration,
+    /// `REPLACE_AFTER`; `None`: never.
+    pub replace_after: Option<Duration>,
     /// `NODE`.
     pub node_name: String,
     /// Where others reach the node: host:port of gRPC.
@@ -294,6 +298,14 @@ impl Coordinator for EtcdCoordinator {
         successor: Option<NodeId>,
     ) -> Result<(), CoordinationError> {
         election::give_up(&self.shared, seat, epoch, successor).await
+    }
+
+    async fn report(&self, seat: SeatId, epoch: Epoch, report: Report) -> Result<(), CoordinationError> {
+        orders::report(&self.shared, seat, epoch, report).await
+    }
+
+    async fn order(&self, order: Order) -> Result<(), CoordinationError> {
+        orders::order(&self.shared, order).await
     }
 
     async fn allocate(&self, count: u64) -> Result<Allocation, CoordinationError> {

@@ -46,22 +46,25 @@ impl Keys {
         format!("{}groups/{}/members", self.prefix, group.0)
     }
 
+    pub(super) fn leaving(&self, node: NodeId) -> String {
+        format!("{}leaving/{}", self.prefix, node.0)
+    }
+
     pub(super) fn epoch(&self, seat: SeatId) -> String {
-        format!(
-            "{}groups/{}/seats/{}/epoch",
-            self.prefix,
-            seat.group.0,
-            seat.side.number()
-        )
+        self.of_seat(seat, "epoch")
     }
 
     pub(super) fn leader(&self, seat: SeatId) -> String {
-        format!(
-            "{}groups/{}/seats/{}/leader",
-            self.prefix,
-            seat.group.0,
-            seat.side.number()
-        )
+        self.of_seat(seat, "leader")
+    }
+
+    pub(super) fn report(&self, seat: SeatId) -> String {
+        self.of_seat(seat, "report")
+    }
+
+    fn of_seat(&self, seat: SeatId, what: &str) -> String {
+        let (group, side) = (seat.group.0, seat.side.number());
+        format!("{}groups/{group}/seats/{side}/{what}", self.prefix)
     }
 }
 
@@ -117,6 +120,9 @@ pub(super) struct MembersRecord {
     /// Nodes that catch up before they become members.
     #[serde(default)]
     pub(super) learners: Vec<u64>,
+    /// The member that goes when the learner comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) leaving: Option<u64>,
 }
 
 impl MembersRecord {
@@ -128,6 +134,27 @@ impl MembersRecord {
             previous: nodes(&self.previous),
         }
     }
+}
+
+/// `leaving/{node}`: a node that is to have no members any more, by order of an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LeavingRecord {
+    pub(super) format: u32,
+    /// The node that takes its members; any when there is none.
+    pub(super) to: Option<u64>,
+}
+
+/// `groups/{g}/seats/{s}/report`: how far the leader is with a change of the group's members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ReportRecord {
+    pub(super) format: u32,
+    /// The epoch that the leader speaks under.
+    pub(super) node: u64,
+    pub(super) number: u64,
+    /// Number of the membership whose epoch-start it has committed.
+    pub(super) established: u64,
+    /// Learners that have everything.
+    pub(super) caught_up: Vec<u64>,
 }
 
 /// `groups/{g}/seats/{s}/epoch`.

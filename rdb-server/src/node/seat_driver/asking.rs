@@ -2,7 +2,7 @@
 
 use super::SeatDriver;
 use crate::clock;
-use crate::coordination::{Allocation, CoordinationError, Granted};
+use crate::coordination::{Allocation, CoordinationError, Granted, Report};
 use crate::limits::READ_AGAIN_AFTER;
 use crate::protocol::{AllocationId, Input, LogReadId};
 use crate::storage::StorageError;
@@ -20,6 +20,7 @@ pub(super) enum Answer {
     /// The epoch that was to be raised.
     Raised(Epoch, Result<Option<Granted>, CoordinationError>),
     GivenUp(Result<(), CoordinationError>),
+    Reported(Result<(), CoordinationError>),
     Entries(LogReadId, LogIndex, Result<Vec<Arc<Entry>>, StorageError>),
 }
 
@@ -55,6 +56,11 @@ impl SeatDriver {
         let (coordinator, seat) = (Arc::clone(&self.parts.coordinator), self.parts.id);
         self.giving_up = self.giving_up.saturating_add(1);
         self.ask(async move { Answer::GivenUp(coordinator.give_up(seat, epoch, successor).await) });
+    }
+
+    pub(super) fn report(&mut self, epoch: Epoch, report: Report) {
+        let (coordinator, seat) = (Arc::clone(&self.parts.coordinator), self.parts.id);
+        self.ask(async move { Answer::Reported(coordinator.report(seat, epoch, report).await) });
     }
 
     pub(super) fn read_log(
@@ -110,6 +116,12 @@ impl SeatDriver {
             Answer::GivenUp(Err(error)) => {
                 self.giving_up = self.giving_up.saturating_sub(1);
                 tracing::warn!(seat = %self.parts.id, %error, "the seat could not be given up; others will take it");
+                return;
+            }
+            Answer::Reported(Ok(())) => return,
+            Answer::Reported(Err(error)) => {
+                tracing::debug!(seat = %self.parts.id, %error, "a report is not taken; trying again");
+                self.report_failed();
                 return;
             }
             Answer::Entries(_, _, Ok(entries)) if entries.is_empty() => return,

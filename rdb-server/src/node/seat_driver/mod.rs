@@ -99,11 +99,15 @@ struct Waiting {
     _permit: OwnedSemaphorePermit,
 }
 
+/// How far other members, and learners, have the log, as the leader knew it at the last heartbeat.
+pub(super) type Progress = Vec<(NodeId, LogIndex)>;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct SeatDriver {
     parts: Parts,
     view: watch::Sender<SeatView>,
+    progress: watch::Sender<Progress>,
     started: Instant,
     log_seen: LogProgress,
     effects: Vec<Effect>,
@@ -137,13 +141,15 @@ pub(super) struct SeatDriver {
 }
 
 impl SeatDriver {
-    /// Makes the driver and the view of it that others follow.
-    pub(super) fn new(parts: Parts) -> (Self, watch::Receiver<SeatView>) {
+    /// Makes the driver and the views of it that others follow.
+    pub(super) fn new(parts: Parts) -> (Self, watch::Receiver<SeatView>, watch::Receiver<Progress>) {
         let view = watch::Sender::new(view_of(&parts.seat, LogIndex::ZERO, false));
-        let follow = view.subscribe();
+        let progress = watch::Sender::new(Progress::new());
+        let follow = (view.subscribe(), progress.subscribe());
         let driver = Self {
             parts,
             view,
+            progress,
             started: clock::monotonic(),
             log_seen: LogProgress::default(),
             effects: Vec::new(),
@@ -165,7 +171,7 @@ impl SeatDriver {
             told: Told::default(),
             is_complaining: false,
         };
-        (driver, follow)
+        (driver, follow.0, follow.1)
     }
 
     /// Drives the seat until `draining`, then answers what it has taken and closes the log.
@@ -245,6 +251,8 @@ impl SeatDriver {
         self.inputs.push_back(Input::Tick);
         self.teach();
         self.spread_seats();
+        self.report_change();
+        self.progress.send_replace(self.parts.seat.matched());
         // A node that is not ready gets no writes, so no write would find out that there is space again.
         if self
             .refused_bytes
@@ -438,6 +446,7 @@ fn view_of(seat: &Seat, indexed_index: LogIndex, is_disk_full: bool) -> SeatView
         indexed_index,
         last_seq: seat.last_seq(),
         resolved: seat.mark().seq,
+        config: seat.config().max(seat.membership().number),
         is_disk_full,
     }
 }

@@ -1,12 +1,13 @@
-//! What of the coordinator's view concerns the seat: its leader key, its group's members, who stands first.
+//! What of the coordinator's view concerns the seat: its leader key, its group's members, who stands first; and what
+//! its leader says of a change of members.
 
 use super::SeatDriver;
 use crate::clock;
-use crate::coordination::{SeatKey, View};
+use crate::coordination::{Report, SeatKey, View};
 use crate::limits::SPREAD_AFTER;
 use crate::node::standing;
 use crate::protocol::{Input, LeaderKey, RoleName};
-use rdb_proto::types::{Membership, NodeId};
+use rdb_proto::types::{Epoch, LogIndex, Membership, NodeId};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +20,10 @@ pub(super) struct Told {
     key: Option<SeatKey>,
     /// Since when this node leads both seats of the group.
     both_since: Option<Instant>,
+    /// What the coordinator was told last of a change of members.
+    reported: Option<(Epoch, Report)>,
+    /// Where the commit stood one heartbeat ago.
+    commit_before: LogIndex,
 }
 
 impl SeatDriver {
@@ -59,6 +64,43 @@ impl SeatDriver {
         if !self.told.learners.is_empty() && self.parts.seat.role() == RoleName::Leader {
             self.inputs.push_back(Input::Learners(self.told.learners.clone()));
         }
+    }
+
+    /// Tells the controller how far a change of members is. A learner has caught up when it has everything that was
+    /// committed a heartbeat ago; that it lags for a moment later does not undo it.
+    pub(super) fn report_change(&mut self) {
+        let seat = &self.parts.seat;
+        let commit_before = std::mem::replace(&mut self.told.commit_before, seat.commit());
+        let is_changing = !self.told.learners.is_empty() || !self.told.membership.previous.is_empty();
+        let (Some(established), Some((_, epoch)), true) =
+            (seat.established_config(), seat.leader(), is_changing)
+        else {
+            self.told.reported = None;
+            return;
+        };
+        let reported = self.told.reported.as_ref().filter(|(under, _)| *under == epoch);
+        let before = reported
+            .map(|(_, report)| report.caught_up.clone())
+            .unwrap_or_default();
+        let now = seat
+            .matched()
+            .into_iter()
+            .filter(|(_, matched)| *matched >= commit_before);
+        let now: Vec<NodeId> = now.map(|(node, _)| node).collect();
+        let has_all = |node: &&NodeId| now.contains(node) || before.contains(node);
+        let report = Report {
+            established,
+            caught_up: self.told.learners.iter().filter(has_all).copied().collect(),
+        };
+        if reported.is_none_or(|(_, told)| *told != report) {
+            self.told.reported = Some((epoch, report.clone()));
+            self.report(epoch, report);
+        }
+    }
+
+    /// The coordinator did not take the report: it is told again.
+    pub(super) fn report_failed(&mut self) {
+        self.told.reported = None;
     }
 
     /// Hands the seat over when this node holds both of the group and another member has everything.
