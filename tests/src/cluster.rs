@@ -1,10 +1,12 @@
 //! Whole clusters of real processes: an etcd and nodes, all on loopback.
 
 use crate::etcd::{Etcd, free_port};
+use crate::lan::{self, Lan};
 use crate::process::{Node, Settings, Starting};
 use crate::time::{pause, soon};
 use crate::wire::Api;
 use rdb_proto::event::Event;
+use rdb_proto::types::KeyName;
 use rdb_proto::v1;
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,6 +19,7 @@ use tempfile::TempDir;
 pub struct Cluster {
     /// Where they meet.
     pub etcd: Etcd,
+    lan: Option<Lan>,
     data: TempDir,
     settings: Vec<Settings>,
     addresses: Vec<SocketAddr>,
@@ -27,9 +30,20 @@ impl Cluster {
     /// Starts etcd and nodes with these settings besides the usual ones, and waits until all are ready.
     pub async fn start(nodes: usize, more: &[(&str, &str)]) -> Self {
         let etcd = Etcd::start().await;
+        Self::start_around(etcd, None, nodes, more).await
+    }
+
+    /// The same on machines that can be cut off from each other.
+    pub async fn start_on(lan: &Lan, nodes: usize, more: &[(&str, &str)]) -> Self {
+        let etcd = Etcd::start_at(lan::HUB).await;
+        Self::start_around(etcd, Some(lan.clone()), nodes, more).await
+    }
+
+    async fn start_around(etcd: Etcd, lan: Option<Lan>, nodes: usize, more: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().unwrap();
         let mut cluster = Self {
             etcd,
+            lan,
             data,
             settings: Vec::new(),
             addresses: Vec::new(),
@@ -82,8 +96,16 @@ impl Cluster {
         for (name, value) in more {
             settings = settings.with(name, value);
         }
+        let mut host = Ipv4Addr::LOCALHOST;
+        if let Some(lan) = &self.lan {
+            host = Lan::address(n);
+            settings = settings
+                .with("ADDRESS", &host.to_string())
+                .with("LISTEN", &host.to_string())
+                .in_namespace(&lan.machine(n));
+        }
         self.settings.push(settings);
-        self.addresses.push(SocketAddr::from((Ipv4Addr::LOCALHOST, grpc)));
+        self.addresses.push(SocketAddr::from((host, grpc)));
         self.nodes.push(None);
     }
 
@@ -209,6 +231,19 @@ impl Cluster {
             }
         }
     }
+}
+
+/// A key that belongs to a seat of group 0.
+pub fn key_of(status: &v1::StatusResponse, seat: u32) -> String {
+    let is_of = |key: &String| {
+        let name = KeyName::new("default", key).expect("it is short");
+        let slot = u32::from(name.slot().0);
+        let mut ranges = status.slots.iter();
+        ranges
+            .any(|range| (range.first..=range.last).contains(&slot) && (range.group, range.seat) == (0, seat))
+    };
+    let mut keys = (0..).map(|n| format!("probe{n}"));
+    keys.find(is_of).expect("keys spread over all slots")
 }
 
 /// Number of a node by its id, from its name.

@@ -19,6 +19,7 @@ pub fn free_port() -> u16 {
 #[derive(Debug)]
 pub struct Etcd {
     data: TempDir,
+    host: Ipv4Addr,
     client: u16,
     peer: u16,
     child: Option<Child>,
@@ -27,8 +28,14 @@ pub struct Etcd {
 impl Etcd {
     /// Starts one and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Starts one at this address.
+    pub async fn start_at(host: Ipv4Addr) -> Self {
         let mut etcd = Self {
             data: tempfile::tempdir().unwrap(),
+            host,
             client: free_port(),
             peer: free_port(),
             child: None,
@@ -49,7 +56,12 @@ impl Etcd {
 
     /// host:port, as `ETCD` takes it.
     pub fn endpoint(&self) -> String {
-        format!("127.0.0.1:{}", self.client)
+        format!("{}:{}", self.host, self.client)
+    }
+
+    /// Port that clients use.
+    pub fn port(&self) -> u16 {
+        self.client
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -59,8 +71,8 @@ impl Etcd {
     /// Starts the process again, after [`Etcd::stop`].
     pub async fn run(&mut self) {
         let (client, peer) = (
-            format!("http://127.0.0.1:{}", self.client),
-            format!("http://127.0.0.1:{}", self.peer),
+            format!("http://{}:{}", self.host, self.client),
+            format!("http://{}:{}", self.host, self.peer),
         );
         let child = Command::new("etcd")
             .arg("--data-dir")
@@ -102,12 +114,12 @@ impl Etcd {
     pub async fn run_elsewhere(&mut self) -> String {
         let known = std::mem::replace(&mut self.client, free_port());
         self.run().await;
-        format!("127.0.0.1:{}", std::mem::replace(&mut self.client, known))
+        format!("{}:{}", self.host, std::mem::replace(&mut self.client, known))
     }
 
     async fn answers(&self) {
         loop {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.client));
+            let address = SocketAddr::from((self.host, self.client));
             let health = crate::process::try_get(address, "/health").await;
             if health.is_some_and(|(code, body)| code == 200 && body.contains("true")) {
                 return;

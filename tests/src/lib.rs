@@ -34,6 +34,7 @@ pub mod checkers;
 pub mod cluster;
 pub mod command;
 pub mod etcd;
+pub mod lan;
 pub mod model;
 pub mod mutations;
 pub mod process;

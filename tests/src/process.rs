@@ -43,6 +43,7 @@ pub struct Settings {
     environment: BTreeMap<String, String>,
     arguments: Vec<String>,
     working_directory: Option<PathBuf>,
+    namespace: Option<String>,
 }
 
 impl Settings {
@@ -63,6 +64,7 @@ impl Settings {
             environment: owned.into(),
             arguments: Vec::new(),
             working_directory: None,
+            namespace: None,
         }
     }
 
@@ -94,11 +96,28 @@ impl Settings {
         self
     }
 
+    /// Sets the network namespace of the process.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
+    }
+
     /// Starts the process and does not wait for anything.
     ///
     /// The environment of the test itself is not handed on, but for what names a mutation or collects coverage.
     pub fn spawn(&self) -> Starting {
-        let mut command = Command::new(binary("rdb-server"));
+        let mut command = match &self.namespace {
+            // It becomes what it runs: the process id stays the same.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command
+                    .args(["netns", "exec", namespace])
+                    .arg(binary("rdb-server"));
+                command
+            }
+            None => Command::new(binary("rdb-server")),
+        };
         command.env_clear();
         for name in ["PATH", "TMPDIR", "RDB_SABOTAGE", "LLVM_PROFILE_FILE"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
