@@ -7,7 +7,9 @@
 //! ```
 //! Entries are sent ahead of their acks, and a lost message is noticed by the next one, whose receiver does not have
 //! what it follows: heartbeats follow what was sent last. After a [`Message::Mismatch`] the leader tries at the hint;
-//! where the hint alone does not prove that the logs are the same there, it sends no entries before an ack.
+//! where the hint alone does not prove that the logs are the same there, it sends no entries before an ack. A member that
+//! was away refuses everything that was sent meanwhile, all with one hint: that is gone back to once a heartbeat, since
+//! the whole rest of the log would be sent again for each.
 
 use super::commit::reached_by;
 use super::effect::Effect;
@@ -53,6 +55,8 @@ pub(super) struct Progress {
     in_flight: VecDeque<InFlight>,
     in_flight_bytes: usize,
     told: News,
+    /// Where the leader went back to since the last heartbeat, while no ack says that the member went on from there.
+    went_back_to: Option<LogIndex>,
     /// The read of the log whose entries are for it.
     reading: Option<LogReadId>,
 }
@@ -71,6 +75,7 @@ impl Progress {
                 commit: LogIndex::ZERO,
                 mark: Seq::ZERO,
             },
+            went_back_to: None,
             reading: None,
         }
     }
@@ -91,6 +96,7 @@ impl Progress {
     }
 
     fn acknowledged(&mut self, matched: LogIndex) {
+        self.went_back_to = self.went_back_to.filter(|place| matched <= *place);
         self.matched = self.matched.max(matched);
         self.next = self.next.max(self.matched.next());
         self.is_probing = false;
@@ -104,7 +110,9 @@ impl Progress {
 
     /// Everything that is under way counts as lost: goes on after `shared`, which the member may have.
     fn restart_after(&mut self, shared: LogIndex, is_certain: bool) {
-        self.next = shared.max(self.matched).next();
+        let place = shared.max(self.matched);
+        self.next = place.next();
+        self.went_back_to = Some(place);
         self.is_probing = !is_certain && shared > self.matched;
         self.in_flight.clear();
         self.in_flight_bytes = 0;
@@ -149,6 +157,9 @@ impl Leader {
             && refused.index > progress.matched
         {
             let shared = member.log.last_not_after(hint);
+            if progress.went_back_to.is_some_and(|place| shared.index >= place) {
+                return;
+            }
             progress.restart_after(shared.index, shared == hint);
         }
     }
@@ -272,6 +283,9 @@ impl Leader {
 
     /// A heartbeat interval passed: a round for everybody, so that each hears the leader and the leader hears each.
     pub(super) fn tick(&mut self, member: &Member) -> Option<Resignation> {
+        for progress in self.others.values_mut() {
+            progress.went_back_to = None;
+        }
         self.begin_round(member);
         let failover_after = member.config.failover_after_ms;
         if let Some((_, since)) = self.hand_over
