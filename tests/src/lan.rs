@@ -12,7 +12,7 @@
 use crate::say;
 use std::env;
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Set for the process that runs in the namespaces: their common name.
@@ -20,6 +20,9 @@ const INSIDE: &str = "RDB_TEST_LAN";
 
 /// Where the case itself and etcd are.
 pub const HUB: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
+
+/// Cases of this process so far: each gets names of its own.
+static CASES: AtomicUsize = AtomicUsize::new(0);
 
 /// The namespaces of one case.
 #[derive(Debug, Clone)]
@@ -34,29 +37,41 @@ impl Lan {
     /// # Panics
     /// When the case has failed there.
     pub fn enter(name: &str, machines: usize) -> Option<Self> {
-        if let Ok(prefix) = env::var(INSIDE) {
-            return Some(Self { prefix });
+        if let Some(lan) = Self::inside() {
+            return Some(lan);
         }
-        static CASES: AtomicUsize = AtomicUsize::new(0);
+        match Self::run(machines, &["--exact", name, "--nocapture"]) {
+            Ok(status) => assert!(status.success(), "{name} failed in its namespaces"),
+            Err(why) => say(&format!("skipped: no network namespaces here: {why}")),
+        }
+        None
+    }
+
+    /// The network that this process is in.
+    pub fn inside() -> Option<Self> {
+        let prefix = env::var_os(INSIDE)?.to_string_lossy().into_owned();
+        Some(Self { prefix })
+    }
+
+    /// Runs this program again in namespaces of its own, with these arguments.
+    ///
+    /// # Errors
+    /// Why that cannot be done on this machine.
+    pub fn run(machines: usize, arguments: &[&str]) -> Result<ExitStatus, String> {
         let case = CASES.fetch_add(1, Ordering::Relaxed);
         let lan = Self {
             prefix: format!("rdb-{}-{case}", std::process::id()),
         };
-        let guard = Guard(&lan, machines);
-        if let Err(why) = lan.make(machines) {
-            say(&format!("skipped: no network namespaces here: {why}"));
-            return None;
-        }
-        let status = Command::new("ip")
+        let _guard = Guard(&lan, machines);
+        lan.make(machines)?;
+        let program = env::current_exe().map_err(|error| error.to_string())?;
+        Command::new("ip")
             .args(["netns", "exec", &lan.hub()])
-            .arg(env::current_exe().expect("a test knows its own path"))
-            .args(["--exact", name, "--nocapture"])
+            .arg(program)
+            .args(arguments)
             .env(INSIDE, &lan.prefix)
             .status()
-            .expect("it was started before");
-        drop(guard);
-        assert!(status.success(), "{name} failed in its namespaces");
-        None
+            .map_err(|error| error.to_string())
     }
 
     fn hub(&self) -> String {

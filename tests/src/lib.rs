@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`process`] | real `rdb-server` processes: start, wait until ready, stop, kill |
 //! | [`etcd`], [`cluster`] | a real etcd, and whole clusters around it |
+//! | [`lan`], [`failover`] | machines that can be cut off from each other; how long a lost leader is felt |
 //! | [`command`] | the `rdb-client` binary and what it answered |
 //! | [`wire`] | raw gRPC, so that cases do not depend on the client library |
 //! | [`workload`] | clients that write under load and keep an exact record of what they sent and were told |
@@ -34,6 +35,7 @@ pub mod checkers;
 pub mod cluster;
 pub mod command;
 pub mod etcd;
+pub mod failover;
 pub mod lan;
 pub mod model;
 pub mod mutations;

@@ -16,16 +16,21 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Path of a binary of this workspace, as built into the profile directory that the running test stands in, or
-/// into `RDB_BIN_DIR` when that is set.
+/// Path of a binary of this workspace, as built into the profile directory that the running test or tool stands in,
+/// or into `RDB_BIN_DIR` when that is set.
 ///
 /// # Panics
 /// When it is not there.
 pub fn binary(name: &str) -> PathBuf {
     let profile_dir = || {
-        let test = std::env::current_exe().expect("a test knows its own path");
-        let dir = test.parent().and_then(Path::parent);
-        dir.expect("a test stands in <profile>/deps").to_owned()
+        let own = std::env::current_exe().expect("a program knows its own path");
+        let dirs = own.ancestors().skip(1);
+        let is_profile = |dir: &&Path| !dir.ends_with("deps");
+        let mut profiles = dirs.filter(is_profile);
+        profiles
+            .next()
+            .expect("a test stands in <profile>/deps")
+            .to_owned()
     };
     let dir = std::env::var_os("RDB_BIN_DIR").map_or_else(profile_dir, PathBuf::from);
     let path = dir.join(name);

@@ -49,6 +49,11 @@ pub async fn pause() {
     tokio::time::sleep(Duration::from_millis(20)).await;
 }
 
+/// What a patient client waits before it asks again.
+pub async fn retry_pause() {
+    tokio::time::sleep(Duration::from_millis(5)).await;
+}
+
 /// Measures how long something takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch(Instant);
