@@ -41,6 +41,7 @@ pub mod model;
 pub mod mutations;
 pub mod process;
 pub mod random;
+pub mod relay;
 pub mod sim;
 pub mod time;
 pub mod wire;

@@ -6,8 +6,10 @@ use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq, Side, Timestamp};
 use rdb_server::coordination::etcd::{EtcdCoordinator, EtcdSettings, connect};
 use rdb_server::coordination::{Allocation, CoordinationError, Coordinator, SeatKey, View};
 use rdb_tests::etcd::{Etcd, free_port};
+use rdb_tests::relay::Relay;
 use rdb_tests::time::{Stopwatch, pause, soon};
 use rustix::process::Signal;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -651,22 +653,86 @@ async fn an_etcd_that_went_back_gives_no_numbers() {
     assert_eq!(*node.counter().borrow(), last, "the counter never goes back");
 }
 
+/// Numbers that are asked for one after the other; how many requests failed.
+async fn failures(node: &EtcdCoordinator, requests: u32) -> u32 {
+    let mut failed = 0;
+    for _ in 0..requests {
+        failed += u32::from(soon("numbers", node.allocate(1)).await.is_err());
+    }
+    failed
+}
+
 /// One endpoint of several that is down costs nothing: calls go to those that answer.
 #[tokio::test]
-#[ignore = "fault: calls go to endpoints that refuse connections, too, and are not repeated"]
 async fn an_endpoint_that_is_down_is_left_out() {
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
     let down = format!("127.0.0.1:{}", free_port());
+    for endpoints in [vec![down.clone(), etcd.endpoint()], vec![etcd.endpoint(), down]] {
+        let settings = EtcdSettings {
+            endpoints,
+            ..settings(&etcd, "n1")
+        };
+        let node = join(settings).await;
+        assert_eq!(failures(&node, 100).await, 0, "of 100 allocations");
+        soon("the node to leave", node.close()).await;
+    }
+}
+
+/// An endpoint that takes connections and says nothing is left for one that answers.
+#[tokio::test]
+async fn an_endpoint_that_is_silent_is_left_for_the_next() {
+    let Some(etcd) = Etcd::start_or_skip().await else {
+        return;
+    };
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let settings = EtcdSettings {
-        endpoints: vec![down, etcd.endpoint()],
+        endpoints: vec![silent.local_addr().unwrap().to_string(), etcd.endpoint()],
         ..settings(&etcd, "n1")
     };
     let node = join(settings).await;
-    let mut failed = 0;
-    for _ in 0..100 {
-        failed += u32::from(soon("numbers", node.allocate(1)).await.is_err());
+    assert_eq!(failures(&node, 20).await, 0, "of 20 allocations");
+}
+
+/// A member of etcd that dies under a node costs it the calls under way and no more: what it follows goes on at
+/// another endpoint, its lease too.
+#[tokio::test]
+async fn a_node_goes_on_at_another_endpoint() {
+    let Some(etcd) = Etcd::start_or_skip().await else {
+        return;
+    };
+    for way in [Relay::end, Relay::hang] {
+        let (first, second) = (
+            Relay::start(&etcd.endpoint()).await,
+            Relay::start(&etcd.endpoint()).await,
+        );
+        let settings = |name, relays: [&Relay; 2]| EtcdSettings {
+            endpoints: relays.map(Relay::endpoint).into(),
+            ..settings(&etcd, name)
+        };
+        let node = join(settings("n1", [&first, &second])).await;
+        let other = join(settings("n2", [&second, &first])).await;
+        let before = allocate(&node, 1).await;
+        way(&first);
+        // What fails is what was under way there, and what a hanging connection holds up for its two seconds.
+        let failed = failures(&node, 5).await;
+        assert!(failed <= 2, "{failed} of 5 allocations failed");
+        assert_eq!(failures(&node, 50).await, 0, "of 50 allocations");
+        assert!(allocate(&node, 1).await.first > before.first);
+        shows(&node, "the problem to be over", |view| view.problem.is_none()).await;
+        let last = allocate(&other, 1).await.first;
+        let mut counter = node.counter();
+        let learned = soon("the other's numbers", counter.wait_for(|seq| *seq >= last));
+        drop(learned.await.unwrap());
+        shows(&other, "the node to be live still", |view| {
+            view.nodes[&node.node_id()].is_live
+        })
+        .await;
+        soon("the nodes to leave", async {
+            node.close().await;
+            other.close().await;
+        })
+        .await;
     }
-    assert_eq!(failed, 0, "of 100 allocations");
 }

@@ -1,5 +1,6 @@
 //! What a node finds or makes in etcd when it starts: the database's config, and its own id.
 
+use super::endpoints::{Moves, OneAtATime};
 use super::records::{ConfigRecord, CounterRecord, FORMAT, IdRecord, Keys, decode, encode};
 use super::{EtcdCoordinator, EtcdSettings, Known, Shared, call, grant, value_got};
 use crate::clock::{self, BackOff};
@@ -28,6 +29,7 @@ const QUOTA_DEFAULT: i64 = 2 << 30;
 #[derive(Debug)]
 pub struct Connected {
     client: Unprinted,
+    moves: Moves,
     keys: Keys,
     settings: EtcdSettings,
     config: ConfigRecord,
@@ -50,14 +52,17 @@ impl std::fmt::Debug for Unprinted {
 pub async fn connect(settings: EtcdSettings) -> Result<Connected, CoordinationError> {
     let keys = Keys::new(&settings.database, &settings.counter_key);
     let mut back_off = BackOff::new(ETCD_RETRY_MIN, ETCD_RETRY_MAX);
+    // Another first endpoint each time: one may take the connection and say nothing.
+    let mut first = 0_usize;
     loop {
-        match try_connect(&settings, &keys).await {
-            Ok((client, config, warnings)) => {
+        match try_connect(&settings, &keys, first).await {
+            Ok((client, moves, config, warnings)) => {
                 for warning in &warnings {
                     tracing::warn!("{warning}");
                 }
                 return Ok(Connected {
                     client: Unprinted(client),
+                    moves,
                     keys,
                     settings,
                     config,
@@ -69,6 +74,7 @@ pub async fn connect(settings: EtcdSettings) -> Result<Connected, CoordinationEr
             }
             Err(error) => return Err(error),
         }
+        first = first.wrapping_add(1);
         back_off.wait().await;
     }
 }
@@ -76,7 +82,8 @@ pub async fn connect(settings: EtcdSettings) -> Result<Connected, CoordinationEr
 async fn try_connect(
     settings: &EtcdSettings,
     keys: &Keys,
-) -> Result<(Client, ConfigRecord, Vec<String>), CoordinationError> {
+    first: usize,
+) -> Result<(Client, Moves, ConfigRecord, Vec<String>), CoordinationError> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(ETCD_CONNECT_TIMEOUT)
         .with_keep_alive(ETCD_KEEP_ALIVE, ETCD_KEEP_ALIVE_TIMEOUT)
@@ -87,10 +94,12 @@ async fn try_connect(
     if let Some(user) = &settings.user {
         options = options.with_user(user, settings.password.as_deref().unwrap_or_default());
     }
-    let client = call("etcd", Client::connect(&settings.endpoints, Some(options))).await?;
+    let (channel, moves) = OneAtATime::new(first);
+    let connecting = Client::connect_with_balanced_channel(&settings.endpoints, Some(options), channel);
+    let client = call("etcd", connecting).await?;
     let config = config(&client, settings, keys).await?;
     let warnings = warnings(&client).await?;
-    Ok((client, config, warnings))
+    Ok((client, moves, config, warnings))
 }
 
 /// The config that is there, or the one of these settings when there is none.
@@ -222,6 +231,7 @@ impl Connected {
         };
         let shared = Arc::new(Shared {
             client: self.client.0.clone(),
+            moves: self.moves.clone(),
             keys: self.keys.clone(),
             settings: self.settings.clone(),
             config: self.config.clone(),

@@ -6,6 +6,7 @@
 //! | file | decides |
 //! |---|---|
 //! | `records` | names of the keys, and the values under them |
+//! | `endpoints` | which endpoint of etcd is used |
 //! | `join` | what a node finds or makes when it starts: the database's config, its own id |
 //! | `lease` | that etcd knows this node as live, and under which lease |
 //! | `watch` | what this node knows of etcd: a listing, then a watch, then again |
@@ -19,6 +20,7 @@
 mod allocator;
 mod controller;
 mod election;
+mod endpoints;
 mod join;
 mod lease;
 mod mirror;
@@ -34,6 +36,7 @@ use crate::clock;
 use crate::limits::{ETCD_ALLOCATIONS_MAX, ETCD_CALL_TIMEOUT};
 use allocator::{Allocator, Wanted};
 use async_trait::async_trait;
+use endpoints::Moves;
 use etcd_client::{Client, Compare, CompareOp, TxnOpResponse, TxnResponse};
 use futures::future::BoxFuture;
 use mirror::Mirror;
@@ -110,6 +113,7 @@ impl EtcdSettings {
 /// What the tasks of a coordinator share.
 struct Shared {
     client: Client,
+    moves: Moves,
     keys: Keys,
     settings: EtcdSettings,
     config: ConfigRecord,
@@ -201,10 +205,20 @@ fn call<'a, T: 'a>(
     Box::pin(async move {
         let unavailable = |why: String| CoordinationError::Unavailable { what, why };
         match clock::within(ETCD_CALL_TIMEOUT, call).await {
-            Some(result) => result.map_err(|error| unavailable(error.to_string())),
+            Some(result) => result.map_err(|error| unavailable(why(&error))),
             None => Err(unavailable(format!("no answer within {ETCD_CALL_TIMEOUT:?}"))),
         }
     })
+}
+
+/// What the client says, without the words that it puts around a status.
+fn why(error: &etcd_client::Error) -> String {
+    if let etcd_client::Error::GRpcStatus(status) = error
+        && !status.message().is_empty()
+    {
+        return status.message().to_owned();
+    }
+    error.to_string()
 }
 
 /// The value of the key that a txn got, when it has one.

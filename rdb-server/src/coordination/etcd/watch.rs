@@ -79,6 +79,8 @@ fn went_back(seen: i64, found: i64) -> CoordinationError {
 /// Watches from what is known on, until that breaks.
 async fn watch(shared: &Shared) -> Result<Infallible, CoordinationError> {
     let from = shared.known().mirror.revision.saturating_add(1);
+    let mut moves = shared.moves.clone();
+    moves.mark_unchanged();
     let options = || {
         WatchOptions::new()
             .with_start_revision(from)
@@ -99,10 +101,11 @@ async fn watch(shared: &Shared) -> Result<Infallible, CoordinationError> {
         why,
     };
     loop {
-        let message = stream
-            .message()
-            .await
-            .map_err(|error| broken(error.to_string()))?;
+        let message = tokio::select! {
+            message = stream.message() => message.map_err(|error| broken(super::why(&error)))?,
+            // The endpoint that answered no more may hold this stream open and say nothing on it.
+            Ok(()) = moves.changed() => return Err(broken("another endpoint is used now".to_owned())),
+        };
         let response = message.ok_or_else(|| broken("etcd ended the stream".to_owned()))?;
         let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
         // A watch that is refused is created and cancelled by one answer.
