@@ -52,7 +52,9 @@ impl ServeError {
             | Self::Start(
                 StartError::OtherDatabase { .. }
                 | StartError::Coordination(
-                    CoordinationError::SettingsDiffer { .. } | CoordinationError::NameTaken { .. },
+                    CoordinationError::SettingsDiffer { .. }
+                    | CoordinationError::NameTaken { .. }
+                    | CoordinationError::Pem { .. },
                 ),
             ) => Exit::Settings,
             Self::Start(_) | Self::Stop(_) | Self::Io(_) => Exit::Storage,

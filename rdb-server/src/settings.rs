@@ -36,6 +36,18 @@ pub struct Settings {
     )]
     pub etcd_password: String,
 
+    /// Who signed etcd's certificate, in PEM: connections to etcd then use TLS.
+    #[arg(long, env = "ETCD_CA", default_value = "", value_name = "PATH")]
+    pub etcd_ca: String,
+
+    /// Certificate that etcd knows the node by, in PEM, when etcd asks for one.
+    #[arg(long, env = "ETCD_CERT", default_value = "", value_name = "PATH")]
+    pub etcd_cert: String,
+
+    /// Key of that certificate, in PEM.
+    #[arg(long, env = "ETCD_KEY", default_value = "", value_name = "PATH")]
+    pub etcd_key: String,
+
     /// Name of the node, its own in the cluster. Default: the host name.
     #[arg(long, env = "NODE", default_value_t = host_name(), hide_default_value = true)]
     pub node: String,
@@ -229,12 +241,7 @@ impl Settings {
             range(self.group_size() == 1, "GROUP_SIZE", &self.group_size(), rule)?;
             range(self.writes() == 1, "WRITES", &self.writes(), rule)?;
         }
-        range(
-            self.endpoints().iter().all(|endpoint| is_endpoint(endpoint)),
-            "ETCD",
-            &self.etcd,
-            "must be HOST:PORT, or several with commas between them",
-        )?;
+        self.check_etcd()?;
         range(
             (1..=7).contains(&self.group_size()),
             "GROUP_SIZE",
@@ -282,6 +289,45 @@ impl Settings {
             "COUNTER_KEY",
             &self.counter_key(),
             "must begin with `/` and have at most 256 bytes",
+        )
+    }
+
+    fn check_etcd(&self) -> Result<(), SettingsError> {
+        let endpoints = self.endpoints();
+        range(
+            endpoints.iter().all(|endpoint| is_endpoint(endpoint)),
+            "ETCD",
+            &self.etcd,
+            "must be HOST:PORT, or several with commas between them",
+        )?;
+        let has = |scheme: &str| endpoints.iter().any(|endpoint| endpoint.starts_with(scheme));
+        range(
+            self.etcd_ca.is_empty() || !has("http://"),
+            "ETCD",
+            &self.etcd,
+            "must not have http:// when ETCD_CA is set: connections then use TLS",
+        )?;
+        range(
+            !self.etcd_ca.is_empty() || !has("https://"),
+            "ETCD_CA",
+            &"empty",
+            "must name who signed etcd's certificate when ETCD has https://",
+        )?;
+        range(
+            self.etcd_cert.is_empty() || !self.etcd_ca.is_empty(),
+            "ETCD_CERT",
+            &self.etcd_cert,
+            "must be empty without ETCD_CA",
+        )?;
+        range(
+            self.etcd_cert.is_empty() == self.etcd_key.is_empty(),
+            "ETCD_KEY",
+            if self.etcd_key.is_empty() {
+                &"empty"
+            } else {
+                &self.etcd_key
+            },
+            "must be set if ETCD_CERT is, and only then",
         )
     }
 
@@ -346,6 +392,9 @@ impl Settings {
             ("ETCD", self.etcd.clone()),
             ("ETCD_USER", self.etcd_user.clone()),
             ("ETCD_PASSWORD", hidden(&self.etcd_password).to_owned()),
+            ("ETCD_CA", self.etcd_ca.clone()),
+            ("ETCD_CERT", self.etcd_cert.clone()),
+            ("ETCD_KEY", self.etcd_key.clone()),
             ("NODE", self.node.clone()),
             ("ADDRESS", self.address.clone()),
             ("LISTEN", self.listen_ip().to_string()),
@@ -426,6 +475,15 @@ mod tests {
         );
         assert!(refused(&["--etcd", "localhost"]).starts_with("ETCD is localhost, must be HOST:PORT"));
         assert!(refused(&["--group-size", "3"]).contains("a cluster needs ETCD"));
+        assert_eq!(
+            refused(&["--etcd", "a:1,https://b:1"]),
+            "ETCD_CA is empty, must name who signed etcd's certificate when ETCD has https://"
+        );
+        assert!(refused(&["--etcd", "a:1,http://b:1", "--etcd-ca", "ca"]).contains("must not have http://"));
+        let cert = ["--etcd", "a:1", "--etcd-cert", "cert"];
+        assert!(refused(&cert).starts_with("ETCD_CERT is cert, must be empty without ETCD_CA"));
+        let with_ca = [&cert[..], &["--etcd-ca", "ca"]].concat();
+        assert!(refused(&with_ca).starts_with("ETCD_KEY is empty, must be set"));
         let refused = |arguments: &[&str]| refused(&[&["--etcd", "a:1,b:2"], arguments].concat());
         assert_eq!(
             refused(&["--writes", "4"]),

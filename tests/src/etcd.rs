@@ -1,8 +1,10 @@
 //! A real etcd, on loopback, with its data in a folder of the test's own. Killed by its process id when dropped.
 
+use crate::authority::Authority;
 use crate::process::signal_to;
 use crate::time::soon;
 use rustix::process::Signal;
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -22,6 +24,11 @@ pub struct Etcd {
     host: Ipv4Addr,
     client: u16,
     peer: u16,
+    /// Where it is asked, without TLS, whether it is well.
+    health: u16,
+    /// `http`, or `https` with what the process needs for that.
+    scheme: &'static str,
+    certificates: Vec<OsString>,
     child: Option<Child>,
 }
 
@@ -33,15 +40,41 @@ impl Etcd {
 
     /// Starts one at this address.
     pub async fn start_at(host: Ipv4Addr) -> Self {
-        let mut etcd = Self {
+        let mut etcd = Self::stopped(host);
+        etcd.run().await;
+        etcd
+    }
+
+    /// Starts one that speaks TLS, with a certificate of this authority, and asks clients for one of it.
+    pub async fn start_with_tls(authority: &Authority) -> Self {
+        let signed = authority.sign("etcd").await;
+        let files = [
+            ("--cert-file", signed.certificate),
+            ("--key-file", signed.key),
+            ("--trusted-ca-file", authority.certificate()),
+        ];
+        let mut etcd = Self::stopped(Ipv4Addr::LOCALHOST);
+        etcd.scheme = "https";
+        etcd.certificates = files
+            .into_iter()
+            .flat_map(|(flag, file)| [flag.into(), file.into()])
+            .collect();
+        etcd.certificates.push("--client-cert-auth".into());
+        etcd.run().await;
+        etcd
+    }
+
+    fn stopped(host: Ipv4Addr) -> Self {
+        Self {
             data: tempfile::tempdir().unwrap(),
             host,
             client: free_port(),
             peer: free_port(),
+            health: free_port(),
+            scheme: "http",
+            certificates: Vec::new(),
             child: None,
-        };
-        etcd.run().await;
-        etcd
+        }
     }
 
     /// Starts one, but for those who set `RDB_TEST_NO_ETCD` since they have none: they are told that the case is
@@ -71,7 +104,7 @@ impl Etcd {
     /// Starts the process again, after [`Etcd::stop`].
     pub async fn run(&mut self) {
         let (client, peer) = (
-            format!("http://{}:{}", self.host, self.client),
+            format!("{}://{}:{}", self.scheme, self.host, self.client),
             format!("http://{}:{}", self.host, self.peer),
         );
         let child = Command::new("etcd")
@@ -89,6 +122,11 @@ impl Etcd {
                 "--initial-advertise-peer-urls",
                 &peer,
             ])
+            .args([
+                "--listen-metrics-urls",
+                &format!("http://{}:{}", self.host, self.health),
+            ])
+            .args(&self.certificates)
             .args(["--initial-cluster", &format!("default={peer}")])
             // The machine may be busy: a slow heartbeat is not what these cases are about.
             .args([
@@ -119,7 +157,7 @@ impl Etcd {
 
     async fn answers(&self) {
         loop {
-            let address = SocketAddr::from((self.host, self.client));
+            let address = SocketAddr::from((self.host, self.health));
             let health = crate::process::try_get(address, "/health").await;
             if health.is_some_and(|(code, body)| code == 200 && body.contains("true")) {
                 return;

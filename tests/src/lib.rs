@@ -31,6 +31,7 @@
 )]
 
 pub mod arguments;
+pub mod authority;
 pub mod checkers;
 pub mod cluster;
 pub mod command;

@@ -205,6 +205,13 @@ impl Starting {
         soon("a first line of the log", self.log.line(|_| true)).await;
     }
 
+    /// Waits for a line of the log that contains `part`.
+    pub async fn logged(&self, part: &str) -> String {
+        let what = format!("a line of the log with {part:?}");
+        let line = soon(&what, self.log.line(|line| line.contains(part))).await;
+        line.unwrap_or_else(|| panic!("the node ended before {what}:\n{}", self.log.text()))
+    }
+
     /// Kills the process with SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();

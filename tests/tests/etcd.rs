@@ -3,13 +3,16 @@
 
 use etcd_client::{Client, CompactionOptions, GetOptions};
 use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq, Side, Timestamp};
-use rdb_server::coordination::etcd::{EtcdCoordinator, EtcdSettings, connect};
+use rdb_server::coordination::etcd::{EtcdCoordinator, EtcdSettings, EtcdTls, connect};
 use rdb_server::coordination::{Allocation, CoordinationError, Coordinator, SeatKey, View};
+use rdb_tests::authority::{Authority, Signed};
 use rdb_tests::etcd::{Etcd, free_port};
+use rdb_tests::process::Settings;
 use rdb_tests::relay::Relay;
 use rdb_tests::time::{Stopwatch, pause, soon};
 use rustix::process::Signal;
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -30,6 +33,7 @@ fn settings(etcd: &Etcd, name: &str) -> EtcdSettings {
         endpoints: vec![etcd.endpoint()],
         user: None,
         password: None,
+        tls: None,
         database: "test".to_owned(),
         counter_key: "/rdb/test/counter".to_owned(),
         shard_groups: 1,
@@ -735,4 +739,74 @@ async fn a_node_goes_on_at_another_endpoint() {
         })
         .await;
     }
+}
+
+/// A connection to etcd may be encrypted, and each side may ask who the other is.
+#[tokio::test]
+async fn etcd_is_reached_by_tls_with_a_certificate_on_either_side() {
+    let Some(authority) = authority_or_skip().await else {
+        return;
+    };
+    let etcd = Etcd::start_with_tls(&authority).await;
+    let Signed { certificate, key } = authority.sign("n1").await;
+    for endpoint in [etcd.endpoint(), format!("https://{}", etcd.endpoint())] {
+        let settings = EtcdSettings {
+            endpoints: vec![endpoint],
+            tls: Some(EtcdTls {
+                ca: authority.certificate(),
+                identity: Some((certificate.clone(), key.clone())),
+            }),
+            ..settings(&etcd, "n1")
+        };
+        let node = join(settings).await;
+        assert_eq!(failures(&node, 10).await, 0, "of 10 allocations");
+        soon("the node to leave", node.close()).await;
+    }
+}
+
+/// What is wrong with a certificate is said, with the variable to look at.
+#[tokio::test]
+async fn a_certificate_that_does_not_fit_is_told_with_what_to_look_at() {
+    let Some(authority) = authority_or_skip().await else {
+        return;
+    };
+    let etcd = Etcd::start_with_tls(&authority).await;
+    let stranger = Authority::new().await;
+    let Signed { certificate, key } = stranger.sign("n1").await;
+    let data = tempfile::tempdir().unwrap();
+    let node = Settings::new(data.path()).with("ETCD", &etcd.endpoint());
+    let with = |name, path: &Path| node.clone().with(name, &path.to_string_lossy());
+    let ended = with("ETCD_CA", &data.path().join("none")).must_not_start().await;
+    assert_eq!(ended.code(), Some(78), "{ended:?}");
+    assert!(
+        ended.log.contains("which cannot be read: No such file"),
+        "{ended:?}"
+    );
+    // The library may learn of a refusal by an alert, or only that the connection was closed: one try after the other
+    // is told.
+    let of_etcd = "(does ETCD_CA name who signed it";
+    let of_node = "(does etcd ask for ETCD_CERT and ETCD_KEY";
+    let trusting = with("ETCD_CA", &authority.certificate());
+    let strange = trusting
+        .clone()
+        .with("ETCD_CERT", &certificate.to_string_lossy())
+        .with("ETCD_KEY", &key.to_string_lossy());
+    for (settings, told) in [
+        (with("ETCD_CA", &stranger.certificate()), of_etcd),
+        (trusting, of_node),
+        (strange, of_node),
+    ] {
+        let starting = settings.spawn();
+        let line = starting.logged(told).await;
+        assert!(line.contains("waiting for etcd"), "{line}");
+        starting.kill().await;
+    }
+}
+
+async fn authority_or_skip() -> Option<Authority> {
+    if std::env::var_os("RDB_TEST_NO_ETCD").is_some() {
+        rdb_tests::say("skipped: RDB_TEST_NO_ETCD is set");
+        return None;
+    }
+    Some(Authority::new().await)
 }

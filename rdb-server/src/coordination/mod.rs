@@ -159,6 +159,16 @@ pub enum CoordinationError {
         /// Its value then.
         expected: String,
     },
+    /// A file for TLS to etcd cannot be used.
+    #[error("{variable} is {path}, which {problem}")]
+    Pem {
+        /// The variable.
+        variable: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A call to etcd failed, or was not answered in time.
     #[error("etcd does not answer for {what}: {why}")]
     Unavailable {
@@ -235,12 +245,14 @@ impl CoordinationError {
                 seen: *seen,
                 found: *found,
             },
-            Self::NameTaken { .. } | Self::Io { .. } | Self::SettingsDiffer { .. } | Self::State { .. } => {
-                Self::Unavailable {
-                    what: "numbers",
-                    why: self.to_string(),
-                }
-            }
+            Self::NameTaken { .. }
+            | Self::Io { .. }
+            | Self::Pem { .. }
+            | Self::SettingsDiffer { .. }
+            | Self::State { .. } => Self::Unavailable {
+                what: "numbers",
+                why: self.to_string(),
+            },
         }
     }
 }

@@ -6,7 +6,7 @@ use super::telemetry::Telemetry;
 use super::{Handle, Node, StartError, blocking, open_index};
 use crate::clock;
 use crate::coordination::View;
-use crate::coordination::etcd::{self, EtcdSettings};
+use crate::coordination::etcd::{self, EtcdSettings, EtcdTls};
 use crate::settings::Settings;
 use crate::storage::{DataDir, FreshIds};
 use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
@@ -64,6 +64,12 @@ fn etcd_settings(settings: &Settings) -> EtcdSettings {
         endpoints: settings.endpoints(),
         user: given(&settings.etcd_user),
         password: given(&settings.etcd_password),
+        tls: given(&settings.etcd_ca).map(|ca| EtcdTls {
+            ca: ca.into(),
+            identity: given(&settings.etcd_cert)
+                .zip(given(&settings.etcd_key))
+                .map(|(certificate, key)| (certificate.into(), key.into())),
+        }),
         database: settings.db.clone(),
         counter_key: settings.counter_key(),
         shard_groups: settings.shard_groups,

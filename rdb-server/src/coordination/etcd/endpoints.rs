@@ -124,7 +124,7 @@ impl Endpoints {
                     self.start_using(position, &used);
                     return Ok(used);
                 }
-                Some(Err(error)) => problems.push(format!("{name}: {}", root_cause(&error))),
+                Some(Err(error)) => problems.push(format!("{name}: {}", problem(&error))),
                 None => problems.push(format!("{name}: no connection within {ETCD_CONNECT_TIMEOUT:?}")),
             }
         }
@@ -192,12 +192,28 @@ async fn send(endpoints: Arc<Endpoints>, request: Request<Body>) -> Result<Respo
     };
     let broken = |error| {
         let name = &in_flight.used.name;
-        Status::unavailable(format!("{name}: {}", root_cause(&error)))
+        Status::unavailable(format!("{name}: {}", problem(&error)))
     };
     let ready = channel.ready().await.map_err(broken)?;
     let response = ready.call(request).await.map_err(broken)?;
     in_flight.is_answered = !is_unavailable(&response);
     Ok(response)
+}
+
+/// What broke a connection; of certificates, also what to look at.
+fn problem(error: &(dyn StdError + 'static)) -> String {
+    let cause = root_cause(error);
+    if cause.starts_with("invalid peer certificate") {
+        return format!(
+            "{cause} (does ETCD_CA name who signed it, and does it name the host that ETCD does?)"
+        );
+    }
+    if cause.starts_with("received fatal alert") {
+        return format!(
+            "{cause} (does etcd ask for ETCD_CERT and ETCD_KEY, and know who signed that certificate?)"
+        );
+    }
+    cause
 }
 
 /// Whether a member of etcd says that it cannot serve now: it has no leader, or it stops.

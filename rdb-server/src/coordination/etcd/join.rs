@@ -94,6 +94,9 @@ async fn try_connect(
     if let Some(user) = &settings.user {
         options = options.with_user(user, settings.password.as_deref().unwrap_or_default());
     }
+    if let Some(tls) = &settings.tls {
+        options = options.with_tls(tls.options().await?);
+    }
     let (channel, moves) = OneAtATime::new(first);
     let connecting = Client::connect_with_balanced_channel(&settings.endpoints, Some(options), channel);
     let client = call("etcd", connecting).await?;

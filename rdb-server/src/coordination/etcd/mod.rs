@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `records` | names of the keys, and the values under them |
 //! | `endpoints` | which endpoint of etcd is used |
+//! | `tls` | the files of a connection with TLS |
 //! | `join` | what a node finds or makes when it starts: the database's config, its own id |
 //! | `lease` | that etcd knows this node as live, and under which lease |
 //! | `watch` | what this node knows of etcd: a listing, then a watch, then again |
@@ -27,9 +28,11 @@ mod mirror;
 mod orders;
 mod placement;
 mod records;
+mod tls;
 mod watch;
 
 pub use join::{Connected, connect};
+pub use tls::EtcdTls;
 
 use super::{Allocation, CoordinationError, Coordinator, Granted, Order, Report, View};
 use crate::clock;
@@ -61,6 +64,8 @@ pub struct EtcdSettings {
     pub user: Option<String>,
     /// Password of that user.
     pub password: Option<String>,
+    /// `ETCD_CA`, `ETCD_CERT` and `ETCD_KEY`; without, connections are plain.
+    pub tls: Option<EtcdTls>,
     /// `DB`.
     pub database: String,
     /// `COUNTER_KEY`.
