@@ -32,7 +32,7 @@ impl Client {
             });
             async move { attempt.node.admin().move_seat(request).await }
         };
-        self.call(CallKind::Write, make).await.map(drop)
+        self.call(CallKind::Write, None, make).await.map(drop)
     }
 
     /// Has all members of a node moved to other nodes, or to the one that is named; tells what is to be done.
@@ -53,7 +53,7 @@ impl Client {
             });
             async move { attempt.node.admin().drain(request).await }
         };
-        let (answer, _attempts) = self.call(CallKind::Write, make).await?;
+        let (answer, _attempts) = self.call(CallKind::Write, None, make).await?;
         let moves = answer.into_inner().moves.into_iter().map(|one| MemberMove {
             group: one.group,
             leaves: one.leaves,
@@ -74,7 +74,7 @@ impl Client {
             });
             async move { attempt.node.admin().undrain(request).await }
         };
-        self.call(CallKind::Write, make).await.map(drop)
+        self.call(CallKind::Write, None, make).await.map(drop)
     }
 
     /// Forgets a node that is not live and has no members.
@@ -89,6 +89,6 @@ impl Client {
             });
             async move { attempt.node.admin().remove(request).await }
         };
-        self.call(CallKind::Write, make).await.map(drop)
+        self.call(CallKind::Write, None, make).await.map(drop)
     }
 }

@@ -192,7 +192,7 @@ impl Driver {
                 Ok(()) => return,
                 Err(error) => {
                     if error.is_transient() {
-                        self.client.leave(&node);
+                        self.client.leave(&node, &error);
                     }
                     let delay = self.lost(&error);
                     clock::sleep(delay).await;

@@ -6,42 +6,35 @@ use crate::limits::{
     KEEP_ALIVE_TIMEOUT, PORT_DEFAULT, STREAM_WINDOW_BYTES,
 };
 use crate::retry::{Attempts, CallKind, Next};
-use crate::{Error, Seq};
+use crate::route::Nodes;
+use crate::{Error, KeyName, Seq};
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
-use rdb_proto::types::FieldError;
+use rdb_proto::types::{FieldError, Slot};
 use rdb_proto::v1::admin_client::AdminClient;
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 /// A client of one database. Cheap to clone; clones share connections.
 ///
-/// Connections are opened when first needed and opened again when lost. With several nodes, one is used until it
-/// fails, then the next.
+/// Connections are opened when first needed and opened again when lost. One address is enough: the client learns of the
+/// other nodes from it, sends what is about a key to the node that leads it, and everything else to one node until that
+/// fails, then to the next.
 #[derive(Clone)]
 pub struct Client {
     nodes: Arc<Nodes>,
     timeout: Option<Duration>,
 }
 
-struct Nodes {
-    all: Vec<Node>,
-    /// Position of the node in use. Any value is right: it only spreads luck.
-    current: AtomicUsize,
-    /// Highest seq that any answer named: `retried_since` of a retry.
-    known_seq: AtomicU64,
-}
-
 /// One node and its connection.
 #[derive(Clone)]
 pub(crate) struct Node {
-    position: usize,
     pub(crate) address: Arc<str>,
     channel: Channel,
 }
@@ -94,19 +87,13 @@ impl Client {
     pub fn connect<A: AsRef<str>>(addresses: impl IntoIterator<Item = A>) -> Result<Self, Error> {
         let all = addresses
             .into_iter()
-            .enumerate()
-            .map(|(position, address)| connect_lazily(position, address.as_ref().trim()))
+            .map(|address| connect_lazily(address.as_ref().trim()))
             .collect::<Result<Vec<_>, _>>()?;
         if all.is_empty() {
             return Err(FieldError::invalid("server", "must name at least one node").into());
         }
-        let nodes = Nodes {
-            all,
-            current: AtomicUsize::new(0),
-            known_seq: AtomicU64::new(0),
-        };
         Ok(Self {
-            nodes: Arc::new(nodes),
+            nodes: Arc::new(Nodes::new(all)),
             timeout: Some(CALL_TIMEOUT_DEFAULT),
         })
     }
@@ -135,29 +122,36 @@ impl Client {
 
     /// The node in use.
     pub(crate) fn node(&self) -> Result<Node, Error> {
-        let current = self.nodes.current.load(Ordering::Relaxed);
-        let node = self.nodes.all.iter().cycle().nth(current % self.nodes.all.len());
-        node.cloned()
-            .ok_or_else(|| FieldError::invalid("server", "must name at least one node").into())
+        let none = || FieldError::invalid("server", "must name at least one node").into();
+        self.nodes.any().ok_or_else(none)
     }
 
-    /// Goes on with the next node, unless somebody else has already left this one.
-    pub(crate) fn leave(&self, node: &Node) {
-        let next = node.position.wrapping_add(1) % self.nodes.all.len();
-        let current = &self.nodes.current;
-        if current
-            .compare_exchange(node.position, next, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
-            && next != node.position
-        {
-            tracing::debug!(from = %node.address, "going on with the next node");
+    /// The node that leads the key, or any: that one passes the request on.
+    pub(crate) fn node_for(&self, name: &KeyName) -> Result<Node, Error> {
+        match self.nodes.leader(name.slot()) {
+            Some(leader) => Ok(leader),
+            None => self.node(),
         }
     }
 
+    /// Goes on with the next node, unless somebody else has already left this one.
+    pub(crate) fn leave(&self, node: &Node, error: &Error) {
+        self.nodes.leave(node, error.reason().is_some());
+    }
+
+    /// See [`Nodes::note_led_at`].
+    pub(crate) fn note_led_at(&self, address: &str) {
+        self.nodes.note_led_at(address);
+    }
+
     /// Calls until it succeeds, is refused, or the deadline passes. Tells how many attempts it took.
+    ///
+    /// The first attempt goes to the node that leads the `slot`, if there is one; others go to any node, which knows
+    /// better.
     pub(crate) async fn call<T, Fut>(
         &self,
         kind: CallKind,
+        slot: Option<Slot>,
         mut make: impl FnMut(Attempt) -> Fut,
     ) -> Result<(T, u32), Error>
     where
@@ -167,7 +161,13 @@ impl Client {
         let known_before = self.known_seq().get();
         let mut attempts = Attempts::new(kind);
         loop {
-            let node = self.node()?;
+            let is_first = attempts.made() == 0;
+            let led = slot.and_then(|slot| Some((slot, self.nodes.leader(slot)?)));
+            let led = led.filter(|_| is_first);
+            let node = match &led {
+                Some((_, leader)) => leader.clone(),
+                None => self.node()?,
+            };
             attempts.begin();
             let limit = self.attempt_deadline(deadline);
             let attempt = Attempt {
@@ -175,13 +175,23 @@ impl Client {
                 retried_since: attempts.is_unknown().then_some(known_before),
                 timeout: limit.remaining(),
             };
-            let error = match limit.run(make(attempt)).await {
-                Ok(Ok(answer)) => return Ok((answer, attempts.made())),
-                Ok(Err(status)) => Error::from_status(&status, &node.address),
+            // Boxed: the calls of a gRPC client are large.
+            let mut call = Box::pin(make(attempt));
+            let answered = async {
+                tokio::select! {
+                    biased;
+                    answer = &mut call => Some(answer),
+                    () = self.moved(led) => None,
+                }
+            };
+            let error = match limit.run(answered).await {
+                Ok(Some(Ok(answer))) => return Ok((answer, attempts.made())),
+                Ok(Some(Err(status))) => Error::from_status(&status, &node.address),
+                Ok(None) => Error::moved(&node.address),
                 Err(_passed) => Error::deadline(),
             };
             if error.is_transient() {
-                self.leave(&node);
+                self.leave(&node, &error);
             }
             match attempts.failed(error, deadline) {
                 Next::Tell(error) => return Err(error),
@@ -193,9 +203,17 @@ impl Client {
         }
     }
 
+    /// Completes when the node that was asked since it leads the slot does not any more.
+    async fn moved(&self, asked: Option<(Slot, Node)>) {
+        match asked {
+            Some((slot, node)) => self.nodes.moved(slot, &node).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// With another node to ask, a silent one does not get all the time there is.
     fn attempt_deadline(&self, deadline: Deadline) -> Deadline {
-        if self.nodes.all.len() > 1 {
+        if self.nodes.are_several() {
             deadline.at_most(ATTEMPT_TIMEOUT)
         } else {
             deadline
@@ -205,15 +223,14 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses: Vec<&str> = self.nodes.all.iter().map(|node| &*node.address).collect();
         f.debug_struct("Client")
-            .field("nodes", &addresses)
+            .field("nodes", &self.nodes.addresses())
             .field("timeout", &self.timeout)
             .finish()
     }
 }
 
-fn connect_lazily(position: usize, address: &str) -> Result<Node, Error> {
+pub(crate) fn connect_lazily(address: &str) -> Result<Node, Error> {
     let address = with_port(address);
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
         FieldError::invalid("server", format!("must be host:port, not {address:?}: {error}"))
@@ -226,7 +243,6 @@ fn connect_lazily(position: usize, address: &str) -> Result<Node, Error> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     Ok(Node {
-        position,
         channel: endpoint.connect_lazy(),
         address: address.into(),
     })
@@ -259,14 +275,5 @@ mod tests {
         let error = Client::connect(["no such host"]).unwrap_err();
         assert!(error.message().starts_with("server must be host:port"), "{error}");
         assert!(Client::connect(Vec::<String>::new()).is_err());
-    }
-
-    #[tokio::test]
-    async fn a_node_that_fails_is_left_once() {
-        let client = Client::connect(["a", "b", "c"]).unwrap();
-        let first = client.node().unwrap();
-        client.leave(&first);
-        client.leave(&first);
-        assert_eq!(&*client.node().unwrap().address, "b:2048");
     }
 }

@@ -160,6 +160,15 @@ impl Error {
         }
     }
 
+    /// A leader that was silent was replaced. For a write, it may have happened.
+    pub(crate) fn moved(address: &str) -> Self {
+        Self {
+            code: Code::Unavailable,
+            message: format!("no answer from {address}, and another node leads the key now"),
+            ..Self::deadline()
+        }
+    }
+
     /// The connection ended between two messages of a stream.
     pub(crate) fn stream_ended() -> Self {
         Self {

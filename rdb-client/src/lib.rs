@@ -17,7 +17,8 @@
 //!
 //! | module | what it decides |
 //! |---|---|
-//! | `connect` | which node is called; the loop that calls again |
+//! | `connect` | connections; the loop that calls again |
+//! | `route` | which node is called: the one that leads the key, or any |
 //! | `retry` | whether a failed call is made again, and what is told in the end |
 //! | `write` | writes, appends and deletes, with one event id for all attempts |
 //! | `append_stream` | many appends under way on one stream |
@@ -38,6 +39,7 @@ mod error;
 pub mod limits;
 mod read;
 mod retry;
+mod route;
 mod status;
 mod subscribe;
 #[doc(hidden)]

@@ -11,6 +11,23 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// One attempt of a call when there is another node to ask; with one node an attempt may take all the time left.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a node may take to tell the cluster's map: what is not told soon is done without.
+pub(crate) const MAP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Least time between two maps that are asked for, and the longest when nothing changes.
+pub(crate) const MAP_WAIT_MIN: Duration = Duration::from_millis(100);
+/// See [`MAP_WAIT_MIN`].
+pub(crate) const MAP_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Nodes of a map that are looked at.
+pub(crate) const MAP_NODES_MAX: usize = 64;
+
+/// A leader that is silent for this long may lead no more, which others are asked.
+pub(crate) const SILENCE_SUSPICIOUS: Duration = Duration::from_millis(500);
+
+/// A node that failed comes after the others for this long.
+pub(crate) const DOWN_TIME: Duration = Duration::from_secs(1);
+
 /// An idle or silent connection is probed after this long.
 pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -101,8 +101,12 @@ impl Client {
             let request = attempt.request(request.clone());
             async move { attempt.node.data().read(request).await }
         };
-        let (answer, _attempts) = self.call(CallKind::Read, make).await?;
+        // What any member may answer, any node is asked for.
+        let is_led = options.at.is_none() && options.consistency == Consistency::Linearizable;
+        let slot = is_led.then(|| name.slot());
+        let (answer, _attempts) = self.call(CallKind::Read, slot, make).await?;
         let answer = answer.into_inner();
+        self.note_led_at(&answer.led_at);
         let as_of = Seq(answer.as_of_seq);
         self.note_seq(as_of);
         Ok(ReadAnswer {
@@ -147,7 +151,7 @@ impl Client {
             let request = attempt.request(request.clone());
             async move { attempt.node.data().list_keys(request).await }
         };
-        let (answer, _attempts) = self.call(CallKind::Read, make).await?;
+        let (answer, _attempts) = self.call(CallKind::Read, None, make).await?;
         let answer = answer.into_inner();
         let keys = answer.keys.into_iter().map(|info| KeyState {
             key: info.key,
@@ -226,7 +230,13 @@ impl History {
         &mut self,
         rest: HistoryOptions,
     ) -> Result<(Node, Streaming<v1::HistoryResponse>), (Option<Node>, Error)> {
-        let node = self.client.node().map_err(|error| (None, error))?;
+        let is_led = rest.consistency == Consistency::Linearizable && self.attempts.made() == 0;
+        let node = if is_led {
+            self.client.node_for(&self.name)
+        } else {
+            self.client.node()
+        };
+        let node = node.map_err(|error| (None, error))?;
         let request = v1::HistoryRequest {
             collection: collection_to_wire(&self.name),
             key: self.name.key.as_str().to_owned(),
@@ -246,7 +256,7 @@ impl History {
 
     async fn failed(&mut self, node: Option<Node>, error: Error) -> Result<(), Error> {
         if let Some(node) = node.filter(|_| error.is_transient()) {
-            self.client.leave(&node);
+            self.client.leave(&node, &error);
         }
         match self.attempts.failed(error, self.deadline) {
             Next::Tell(error) => Err(error),

@@ -131,7 +131,7 @@ impl Client {
             let request = attempt.request(v1::StatusRequest {});
             async move { attempt.node.cluster().status(request).await }
         };
-        let (answer, _attempts) = self.call(CallKind::Read, make).await?;
+        let (answer, _attempts) = self.call(CallKind::Read, None, make).await?;
         let status = Status::from(answer.into_inner());
         self.note_seq(Seq(status.resolved));
         Ok(status)

@@ -258,7 +258,7 @@ impl Subscription {
             Err((node, error)) if error.is_transient() => {
                 self.stream = None;
                 if let Some(node) = node {
-                    self.client.leave(&node);
+                    self.client.leave(&node, &error);
                 }
                 let delay = error.retry_after().unwrap_or_else(|| self.backoff.next_delay());
                 self.retry_at = clock::now().checked_add(delay);

@@ -132,11 +132,11 @@ impl Client {
             retried_since: None,
         };
         let (answer, attempts) = self
-            .store(
-                &request,
-                |mut data, request| async move { data.write(request).await },
-            )
+            .store(name, &request, |mut data, request| async move {
+                data.write(request).await
+            })
             .await?;
+        self.note_led_at(&answer.led_at);
         self.receipt(answer.result, attempts)
     }
 
@@ -161,11 +161,11 @@ impl Client {
             retried_since: None,
         };
         let (answer, attempts) = self
-            .store(
-                &request,
-                |mut data, request| async move { data.delete(request).await },
-            )
+            .store(name, &request, |mut data, request| async move {
+                data.delete(request).await
+            })
             .await?;
+        self.note_led_at(&answer.led_at);
         self.receipt(answer.result, attempts)
     }
 
@@ -181,11 +181,11 @@ impl Client {
     ) -> Result<Receipt<Vec<Stored>>, Error> {
         let request = append_to_wire(name, events, expect)?;
         let (answer, attempts) = self
-            .store(
-                &request,
-                |mut data, request| async move { data.append(request).await },
-            )
+            .store(name, &request, |mut data, request| async move {
+                data.append(request).await
+            })
             .await?;
+        self.note_led_at(&answer.led_at);
         let stored = stored_all(&answer.results)?;
         if let Some(last) = stored.last() {
             self.note_seq(last.seq);
@@ -196,6 +196,7 @@ impl Client {
     /// Calls until the events are stored or refused; every attempt after one whose outcome is unknown says so.
     async fn store<R, T, Fut>(
         &self,
+        name: &KeyName,
         request: &R,
         send: impl Fn(DataClient<Channel>, Request<R>) -> Fut,
     ) -> Result<(T, u32), Error>
@@ -208,7 +209,7 @@ impl Client {
             request.set_retried_since(attempt.retried_since);
             send(attempt.node.data(), attempt.request(request))
         };
-        let (answer, attempts) = self.call(CallKind::Write, make).await?;
+        let (answer, attempts) = self.call(CallKind::Write, Some(name.slot()), make).await?;
         Ok((answer.into_inner(), attempts))
     }
 

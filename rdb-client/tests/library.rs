@@ -9,6 +9,7 @@ use rdb_client::{
     AppenderOptions, Client, Expectation, Filter, Happened, HistoryOptions, KeyName, Message, NewEvent,
     ReadOptions, Reason, Seq, Start, Version,
 };
+use rdb_proto::v1;
 use std::time::Duration;
 use support::{DATABASE_ID, Fake, Fault};
 
@@ -385,4 +386,74 @@ async fn a_filter_is_applied_by_the_server() {
         ),
         "{mark:?}"
     );
+}
+
+/// Node 1 at `asked` and node 2 at `leader`, which leads everything; as node `node` of this database tells it.
+fn map(node: u64, database: &str, [asked, leader]: [&Fake; 2]) -> v1::MapResponse {
+    let at = |id, fake: &Fake| v1::MapNode {
+        id,
+        address: fake.address.clone(),
+    };
+    v1::MapResponse {
+        database_id: database.to_owned(),
+        node,
+        nodes: vec![at(1, asked), at(2, leader)],
+        led: vec![v1::LedSlots {
+            first: 0,
+            last: 1023,
+            leader: 2,
+            epoch: 5,
+        }],
+    }
+}
+
+/// Writes until `done`, which must not take long.
+async fn write_until(client: &Client, done: impl Fn() -> bool) {
+    let deadline = rdb_client::clock::Deadline::after(Some(Duration::from_secs(20)));
+    while !done() {
+        assert!(!deadline.has_passed(), "it took too long");
+        write(client, "Deep", "x").await;
+        rdb_client::clock::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_goes_to_the_node_that_leads_its_key() {
+    let (asked, leader) = (Fake::start(), Fake::start());
+    asked.state().map = Some(map(1, "d", [&asked, &leader]));
+    leader.state().map = Some(map(2, "d", [&asked, &leader]));
+    let client = client(&asked);
+    write_until(&client, || !leader.state().events.is_empty()).await;
+    let before = asked.state().events.len();
+    for _ in 0..20 {
+        write(&client, "Deep", "x").await;
+    }
+    assert_eq!(asked.state().events.len(), before);
+    // It dies: the client goes on with the node that it was given, and tries the other one again later.
+    let address = leader.address.clone();
+    drop(leader);
+    write(&client, "Deep", "x").await;
+    assert_eq!(asked.state().events.len(), before + 1);
+    let leader = Fake::start_at(&address);
+    leader.state().map = Some(map(2, "d", [&asked, &leader]));
+    write_until(&client, || !leader.state().events.is_empty()).await;
+}
+
+/// An address of the map may lead elsewhere from where the client stands, to a node of another database even.
+#[tokio::test]
+async fn a_node_that_is_not_the_one_meant_gets_no_request() {
+    for (node, database) in [(2, "another"), (3, "d")] {
+        let (asked, stranger) = (Fake::start(), Fake::start());
+        asked.state().map = Some(map(1, "d", [&asked, &stranger]));
+        stranger.state().map = Some(map(node, database, [&asked, &stranger]));
+        let client = client(&asked);
+        write_until(&client, || stranger.state().maps_asked > 0).await;
+        for _ in 0..20 {
+            write(&client, "Deep", "x").await;
+        }
+        assert!(
+            stranger.state().events.is_empty(),
+            "a write went to node {node} of {database}"
+        );
+    }
 }

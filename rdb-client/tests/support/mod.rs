@@ -47,6 +47,10 @@ pub(crate) struct State {
     pub(crate) subscribed_after: Vec<Option<u64>>,
     /// After so many events a subscription breaks off, once.
     pub(crate) break_stream_after: Option<usize>,
+    /// What it says of the cluster; `None` is a release that says nothing.
+    pub(crate) map: Option<v1::MapResponse>,
+    /// How often it was asked for that.
+    pub(crate) maps_asked: u32,
 }
 
 #[derive(Clone)]
@@ -281,6 +285,7 @@ impl Data for Service {
         let mut results = self.append(append, EventKind::Write, false)?;
         Ok(Response::new(v1::WriteResponse {
             result: results.pop(),
+            led_at: String::new(),
         }))
     }
 
@@ -289,7 +294,10 @@ impl Data for Service {
         request: Request<v1::AppendRequest>,
     ) -> Result<Response<v1::AppendResponse>, Status> {
         let results = self.append(request.into_inner(), EventKind::Write, false)?;
-        Ok(Response::new(v1::AppendResponse { results }))
+        Ok(Response::new(v1::AppendResponse {
+            results,
+            led_at: String::new(),
+        }))
     }
 
     type AppendStreamStream = Answers<v1::AppendStreamResponse>;
@@ -301,7 +309,10 @@ impl Data for Service {
         let service = self.clone();
         let answers = request.into_inner().map(move |request| {
             let outcome = match service.append(request?, EventKind::Write, false) {
-                Ok(results) => Outcome::Appended(v1::AppendResponse { results }),
+                Ok(results) => Outcome::Appended(v1::AppendResponse {
+                    results,
+                    led_at: String::new(),
+                }),
                 Err(status) => match status.get_details_error_info() {
                     Some(info) => Outcome::Failure(v1::Failure {
                         code: status.code().into(),
@@ -337,6 +348,7 @@ impl Data for Service {
         let mut results = self.append(append, EventKind::Delete, must_exist)?;
         Ok(Response::new(v1::DeleteResponse {
             result: results.pop(),
+            led_at: String::new(),
         }))
     }
 
@@ -349,7 +361,11 @@ impl Data for Service {
         let last = last.filter(|event| event.kind == i32::from(EventKind::Write));
         let event = encode(last.ok_or_else(|| not_found(&request.key))?);
         let as_of_seq = u64::try_from(state.events.len()).unwrap();
-        Ok(Response::new(v1::ReadResponse { event, as_of_seq }))
+        Ok(Response::new(v1::ReadResponse {
+            event,
+            as_of_seq,
+            led_at: String::new(),
+        }))
     }
 
     type HistoryStream = Answers<v1::HistoryResponse>;
@@ -532,6 +548,15 @@ fn passes(filter: &v1::Filter, event: &v1::Event) -> bool {
 
 #[tonic::async_trait]
 impl Cluster for Service {
+    async fn map(&self, _: Request<v1::MapRequest>) -> Result<Response<v1::MapResponse>, Status> {
+        let mut state = self.state();
+        state.maps_asked += 1;
+        match state.map.clone() {
+            Some(map) => Ok(Response::new(map)),
+            None => Err(Status::unimplemented("a release without a map")),
+        }
+    }
+
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
         let counter = u64::try_from(self.state().events.len()).unwrap();
         let seat = |seat| v1::SeatStatus {

@@ -204,6 +204,7 @@ async fn answer(in_line: InLine) -> Result<v1::AppendStreamResponse, Status> {
     };
     let outcome = match outcome {
         Ok(stored) => Outcome::Appended(v1::AppendResponse {
+            led_at: String::new(),
             results: stored.iter().map(to_wire).collect(),
         }),
         Err(error) => Outcome::Failure(error.into_failure()),

@@ -9,6 +9,7 @@ use crate::node::status::{NamedSeat, Status, View};
 use futures::future::join_all;
 use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
 use rdb_proto::v1;
+use std::collections::BTreeMap;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response};
 
@@ -26,6 +27,34 @@ pub(super) async fn status(
     let mut answers = others(api, &status.cluster, request.metadata()).await;
     answers.insert(0, own);
     Ok(whole(node, &status, &answers))
+}
+
+/// Where requests go, as far as this node knows.
+pub(super) fn map(node: &Handle) -> v1::MapResponse {
+    let mut nodes: BTreeMap<u64, String> = BTreeMap::from([(node.id().0, node.address())]);
+    let cluster = node.status().cluster;
+    let live = cluster.nodes.iter().filter(|(_, info)| info.is_live);
+    nodes.extend(live.map(|(id, info)| (id.0, info.address.clone())));
+    let led = node.slots().filter_map(|(first, last, seat)| {
+        let (epoch, address) = node.led(seat)?;
+        nodes.insert(epoch.node.0, address);
+        Some(v1::LedSlots {
+            first: u32::from(first.0),
+            last: u32::from(last.0),
+            leader: epoch.node.0,
+            epoch: epoch.number,
+        })
+    });
+    let led = led.collect();
+    v1::MapResponse {
+        database_id: node.database_id().to_string(),
+        node: node.id().0,
+        nodes: nodes
+            .into_iter()
+            .map(|(id, address)| v1::MapNode { id, address })
+            .collect(),
+        led,
+    }
 }
 
 /// What each other live node says of itself; those that do not answer soon are left out.

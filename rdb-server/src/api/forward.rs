@@ -102,7 +102,11 @@ pub(super) fn route(
     if metadata.contains_key(FORWARDED) {
         return Ok((seat, Route::Here));
     }
-    Ok((seat, node.route(seat, need)?))
+    let route = node.route(seat, need)?;
+    if let Route::There(_) = route {
+        node.telemetry().calls_passed_on.inc();
+    }
+    Ok((seat, route))
 }
 
 /// The request for another node: for these seats, with as much time as the caller gives.

@@ -148,6 +148,11 @@ impl Cluster for Api {
     ) -> Result<Response<v1::StatusResponse>, Status> {
         self.call(Method::Status, cluster::status(self, request)).await
     }
+
+    async fn map(&self, _: Request<v1::MapRequest>) -> Result<Response<v1::MapResponse>, Status> {
+        self.call(Method::Map, async { Ok(cluster::map(&self.node)) })
+            .await
+    }
 }
 
 #[tonic::async_trait]

@@ -31,12 +31,21 @@ pub(super) async fn read(
             Need::Leader => forward::answered(&api.node, (seat, &peer), other.read(request)).await,
             Need::Member => Box::pin(other.read(request)).await.map(Response::into_inner),
         };
-        return answer.map_err(|status| forward::read_failed(status, seat));
+        let answer = answer.map_err(|status| forward::read_failed(status, seat))?;
+        return Ok(v1::ReadResponse {
+            // A read that any member may answer says nothing of who leads.
+            led_at: match need(at) {
+                Need::Leader => peer.address,
+                Need::Member => String::new(),
+            },
+            ..answer
+        });
     }
     let found = api.node.read(&name, at).await?;
     Ok(v1::ReadResponse {
         event: found.encoded,
         as_of_seq: found.as_of.get(),
+        led_at: String::new(),
     })
 }
 

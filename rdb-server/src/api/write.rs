@@ -21,7 +21,11 @@ pub(super) async fn write(
         let request = forward::pass_on(&metadata, &[seat], request);
         let mut leader = api.peers.data(&peer.address)?;
         let answer = forward::answered(&api.node, (seat, &peer), leader.write(request)).await;
-        return answer.map_err(|status| forward::write_failed(status, seat, event_id));
+        let answer = answer.map_err(|status| forward::write_failed(status, seat, event_id))?;
+        return Ok(v1::WriteResponse {
+            led_at: peer.address,
+            ..answer
+        });
     }
     let event = request
         .event
@@ -35,6 +39,7 @@ pub(super) async fn write(
     let stored = api.node.append(append).await?;
     Ok(v1::WriteResponse {
         result: stored.first().map(to_wire),
+        led_at: String::new(),
     })
 }
 
@@ -49,11 +54,16 @@ pub(super) async fn append(
         let request = forward::pass_on(&metadata, &[seat], request);
         let mut leader = api.peers.data(&peer.address)?;
         let answer = forward::answered(&api.node, (seat, &peer), leader.append(request)).await;
-        return answer.map_err(|status| forward::write_failed(status, seat, event_id));
+        let answer = answer.map_err(|status| forward::write_failed(status, seat, event_id))?;
+        return Ok(v1::AppendResponse {
+            led_at: peer.address,
+            ..answer
+        });
     }
     let stored = api.node.append(append_from_wire(request)?).await?;
     Ok(v1::AppendResponse {
         results: stored.iter().map(to_wire).collect(),
+        led_at: String::new(),
     })
 }
 
@@ -68,7 +78,11 @@ pub(super) async fn delete(
         let request = forward::pass_on(&metadata, &[seat], request);
         let mut leader = api.peers.data(&peer.address)?;
         let answer = forward::answered(&api.node, (seat, &peer), leader.delete(request)).await;
-        return answer.map_err(|status| forward::write_failed(status, seat, event_id));
+        let answer = answer.map_err(|status| forward::write_failed(status, seat, event_id))?;
+        return Ok(v1::DeleteResponse {
+            led_at: peer.address,
+            ..answer
+        });
     }
     let is_given = request.expect.is_some();
     let append = Append {
@@ -90,6 +104,7 @@ pub(super) async fn delete(
     };
     Ok(v1::DeleteResponse {
         result: stored.first().map(to_wire),
+        led_at: String::new(),
     })
 }
 

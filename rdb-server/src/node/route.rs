@@ -77,6 +77,17 @@ impl Handle {
             .ok_or_else(|| NodeError::vacant(seat))
     }
 
+    /// The newest leader of a seat that is known, and its host:port when it can be reached.
+    pub fn led(&self, seat: SeatId) -> Option<(Epoch, String)> {
+        let cluster = self.shared.coordinator.view();
+        let view = cluster.borrow();
+        let epoch = self.leader(seat, &view)?;
+        if epoch.node == self.id() {
+            return Some((epoch, self.address()));
+        }
+        Some((epoch, view.address(epoch.node)?.to_owned()))
+    }
+
     /// The newest leader of a seat that is known: by its key, or by what its member here hears. Without etcd the key is
     /// out of date, and a node that was cut off hears nobody.
     fn leader(&self, seat: SeatId, view: &View) -> Option<Epoch> {

@@ -26,6 +26,7 @@ pub enum Method {
     ListKeys,
     Subscribe,
     Status,
+    Map,
     MoveSeat,
     Drain,
     Undrain,
@@ -56,6 +57,8 @@ pub struct Telemetry {
     registry: Registry,
     calls: Family<CallLabels, Counter>,
     call_seconds: Family<MethodLabel, Histogram>,
+    /// Calls about a key that were passed on to another node.
+    pub calls_passed_on: Counter,
     /// Events committed by seats that this node leads.
     pub events_committed: Counter,
     /// Events sent to subscribers.
@@ -98,6 +101,7 @@ impl Telemetry {
             registry: Registry::with_prefix("rdb"),
             calls: Family::default(),
             call_seconds: Family::new_with_constructor(seconds),
+            calls_passed_on: Counter::default(),
             events_committed: Counter::default(),
             events_streamed: Counter::default(),
             subscribers: Gauge::default(),
@@ -128,6 +132,11 @@ impl Telemetry {
             "calls",
             "Calls answered, by method and reason (OK when they succeeded)",
             self.calls.clone(),
+        );
+        r.register(
+            "calls_passed_on",
+            "Calls about a key that another node had to answer",
+            self.calls_passed_on.clone(),
         );
         r.register_with_unit(
             "call",
