@@ -160,6 +160,17 @@ impl Error {
         }
     }
 
+    /// There is nobody to ask. Nothing was sent.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn unreachable(message: String) -> Self {
+        Self {
+            code: Code::Unavailable,
+            message,
+            happened: Happened::No,
+            ..Self::deadline()
+        }
+    }
+
     /// A leader that was silent was replaced. For a write, it may have happened.
     pub(crate) fn moved(address: &str) -> Self {
         Self {
@@ -328,6 +339,15 @@ fn connect_problem(status: &Status) -> Option<String> {
         source = error.source();
     }
     None
+}
+
+/// The first cause of what a client of gRPC says, or its own message.
+#[cfg(feature = "etcd")]
+pub(crate) fn cause_of(status: &Status) -> String {
+    match status.source() {
+        Some(source) => root_cause(source),
+        None => status.message().to_owned(),
+    }
 }
 
 fn root_cause(mut error: &(dyn StdError + 'static)) -> String {

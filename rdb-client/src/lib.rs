@@ -18,6 +18,7 @@
 //! | module | what it decides |
 //! |---|---|
 //! | `connect` | connections; the loop that calls again |
+//! | `etcd` | which nodes there are, by etcd (feature `etcd`, on by default) |
 //! | `route` | which node is called: the one that leads the key, or any |
 //! | `retry` | whether a failed call is made again, and what is told in the end |
 //! | `write` | writes, appends and deletes, with one event id for all attempts |
@@ -36,6 +37,8 @@ mod append_stream;
 pub mod clock;
 mod connect;
 mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
 pub mod limits;
 mod read;
 mod retry;
@@ -50,6 +53,8 @@ pub use admin::MemberMove;
 pub use append_stream::{Appender, AppenderOptions, PendingAppend};
 pub use connect::Client;
 pub use error::Error;
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdOptions, node_addresses};
 pub use rdb_proto::event::{Event, EventKind, Expectation};
 pub use rdb_proto::reason::{Happened, Reason};
 pub use rdb_proto::types::{Collection, EventId, Key, KeyName, Seq, Timestamp, Version};

@@ -235,13 +235,25 @@ fn wrong_usage_exits_2_and_writes_no_data() {
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{args:?}: {}", ran.err);
         assert!(!ran.err.is_empty());
     }
-    let ran = Ran::of(
-        &command("", &["--etcd", "127.0.0.1:2379", "status"])
-            .output()
-            .unwrap(),
+}
+
+#[test]
+fn an_etcd_that_does_not_answer_exits_5_and_says_so() {
+    // A port that was free a moment ago.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let ran = command("", &["--etcd", &closed.to_string(), "status"]).output();
+    let ran = Ran::of(&ran.unwrap());
+    assert_eq!(ran.code, 5, "{}", ran.err);
+    assert!(
+        ran.err
+            .contains("finding the nodes failed: etcd does not answer: 127.0.0.1:"),
+        "{}",
+        ran.err
     );
-    assert_eq!(ran.code, 2);
-    assert!(ran.err.contains("not available in this release"), "{}", ran.err);
+    assert!(ran.err.contains("Connection refused"), "{}", ran.err);
 }
 
 #[test]

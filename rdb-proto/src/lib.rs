@@ -7,6 +7,7 @@
 //! | [`entry`] | entries of a seat's log |
 //! | [`glance`] | what an index needs of an entry, without building the events |
 //! | [`limits`] | what is too big or too many, for both sides |
+//! | [`live`] | what a node says of itself in etcd, by which clients find it |
 //! | [`reason`] | the closed list of error reasons: code, whether anything happened, what to do |
 //! | [`convert`] | wire types to words and back |
 //! | [`v1`] | the generated gRPC code |
@@ -17,6 +18,7 @@ pub mod entry;
 pub mod event;
 pub mod glance;
 pub mod limits;
+pub mod live;
 pub mod member;
 pub mod reason;
 pub mod types;

@@ -2,7 +2,11 @@
 #![cfg(test)]
 
 use rdb_client::{Client, Expectation, KeyName, NewEvent, ReadOptions};
+use rdb_tests::authority::{Authority, Signed};
 use rdb_tests::cluster::Cluster;
+use rdb_tests::command::{Cli, finish};
+use rdb_tests::etcd::{Etcd, free_port};
+use rdb_tests::process::Settings;
 use rdb_tests::say;
 use rdb_tests::time::{Stopwatch, pause, within};
 use rustix::process::Signal;
@@ -137,4 +141,53 @@ async fn a_client_does_not_wait_for_a_leader_that_hangs() {
     cluster.until_led(true).await;
     let events = cluster.events(0).await;
     assert_eq!(events.len(), written, "every write is stored once");
+}
+
+/// ETCD alone is enough for the command line, also when one of its endpoints is down; a database that nobody serves is
+/// told as such.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_finds_the_nodes_through_etcd() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    cluster.until_led(true).await;
+    let etcd = format!("127.0.0.1:{},{}", free_port(), cluster.etcd.endpoint());
+    let cli = Cli::new(cluster.addresses()[0]);
+    let command = |arguments: &str| {
+        let mut command = cli.command(arguments.split_whitespace());
+        command.env_remove("RDB_SERVER").env("ETCD", &etcd);
+        finish(command)
+    };
+    command("-k Deep -p first write").await.succeeded();
+    // A node that is gone is known for as long as its lease lasts: the others are there.
+    cluster.kill(0).await;
+    let read = command("-k Deep -o json read").await.succeeded().json_lines();
+    assert_eq!(read[0]["payload"], "first");
+    let other = command("--db other -k Deep read").await.exited(5);
+    assert!(
+        other.stderr.contains("knows no live node of database `other`"),
+        "{other:?}"
+    );
+}
+
+/// The same, when etcd speaks TLS and asks for a certificate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_line_reaches_etcd_by_tls() {
+    let authority = Authority::new().await;
+    let etcd = Etcd::start_with_tls(&authority).await;
+    let Signed { certificate, key } = authority.sign("n1").await;
+    let ca = authority.certificate();
+    let files = [("ETCD_CA", ca), ("ETCD_CERT", certificate), ("ETCD_KEY", key)];
+    let data = tempfile::tempdir().unwrap();
+    let mut settings = Settings::new(data.path())
+        .with("ETCD", &etcd.endpoint())
+        .with("GROUP_SIZE", "1");
+    for (name, file) in &files {
+        settings = settings.with(name, &file.to_string_lossy());
+    }
+    let node = settings.start().await;
+    let mut command = Cli::new(node.grpc).command(["-k", "Deep", "-p", "first", "write"]);
+    command
+        .env_remove("RDB_SERVER")
+        .env("ETCD", etcd.endpoint())
+        .envs(files);
+    finish(command).await.succeeded();
 }

@@ -62,7 +62,10 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Words, and the only places under the workspace that may name them.
 const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     ("sled::", &["rdb-server/src/storage/key_index"]),
-    ("etcd_client::", &["rdb-server/src/coordination/etcd"]),
+    (
+        "etcd_client::",
+        &["rdb-server/src/coordination/etcd", "rdb-client/src/etcd.rs"],
+    ),
     (
         "tonic::",
         &[

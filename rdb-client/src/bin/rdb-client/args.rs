@@ -28,7 +28,7 @@ Consistency of reads:
   --at SEQ      the key as it was at that seq; the same answer from every node, for ever
 
 Environment:
-  RDB_SERVER, or SERVER_IP and SERVER_PORT; ETCD, RDB_DB; RDB_COLLECTION; RDB_OUTPUT; RDB_TIMEOUT;
+  RDB_SERVER, or SERVER_IP and SERVER_PORT; ETCD (as for rdb-server), RDB_DB; RDB_COLLECTION; RDB_OUTPUT; RDB_TIMEOUT;
   TRACE_LEVEL (the client's own log on standard error: error, warn, info, debug, trace); NO_COLOR";
 
 /// Write, read and follow the events of an RDB database.
@@ -61,7 +61,8 @@ pub(crate) struct Globals {
     #[arg(long, global = true, hide = true, env = "SERVER_PORT")]
     pub(crate) server_port: Option<String>,
 
-    /// Find the nodes through etcd instead; not available in this release
+    /// Find the nodes through etcd, when no server is named [ETCD_USER, ETCD_PASSWORD, ETCD_CA, ETCD_CERT, ETCD_KEY: as for
+    /// rdb-server]
     #[arg(
         long,
         global = true,
@@ -71,7 +72,7 @@ pub(crate) struct Globals {
     )]
     pub(crate) etcd: Option<String>,
 
-    /// Name of the database in etcd
+    /// Name of the database in etcd [default: rdb]
     #[arg(
         long,
         global = true,
@@ -80,6 +81,27 @@ pub(crate) struct Globals {
         help_heading = "Connection"
     )]
     pub(crate) db: Option<String>,
+
+    #[arg(long, global = true, hide = true, env = "ETCD_USER")]
+    pub(crate) etcd_user: Option<String>,
+
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        env = "ETCD_PASSWORD",
+        hide_env_values = true
+    )]
+    pub(crate) etcd_password: Option<String>,
+
+    #[arg(long, global = true, hide = true, env = "ETCD_CA")]
+    pub(crate) etcd_ca: Option<String>,
+
+    #[arg(long, global = true, hide = true, env = "ETCD_CERT")]
+    pub(crate) etcd_cert: Option<String>,
+
+    #[arg(long, global = true, hide = true, env = "ETCD_KEY")]
+    pub(crate) etcd_key: Option<String>,
 
     /// For the whole command, retries included, as in 500ms, 10s or 2m [default: 10s; none for subscribe, import,
     /// export and bench]

@@ -15,19 +15,25 @@ use std::time::Duration;
 pub(crate) struct Context {
     pub(crate) globals: Globals,
     pub(crate) output: Output,
+    addresses: Vec<String>,
     client: Client,
     deadline: Deadline,
 }
 
 impl Context {
-    /// Must be called within the runtime.
-    pub(crate) fn new(globals: Globals, output: Output) -> Result<Self, (Failure, Output)> {
-        match connect(&globals) {
-            Ok(client) => Ok(Self {
-                client,
-                deadline: Deadline::after(Some(globals.timeout.unwrap_or(CALL_TIMEOUT_DEFAULT))),
+    /// Must be called within the runtime. Asks etcd for the nodes when no server is named.
+    pub(crate) async fn new(globals: Globals, output: Output) -> Result<Self, (Failure, Output)> {
+        let deadline = Deadline::after(Some(globals.timeout.unwrap_or(CALL_TIMEOUT_DEFAULT)));
+        let found = deadline.run(Box::pin(find(&globals))).await;
+        let found =
+            found.unwrap_or_else(|_passed| Err(Failure::Late("etcd did not answer in time".to_owned())));
+        match found.and_then(|addresses| Ok((connect(&addresses)?, addresses))) {
+            Ok((client, addresses)) => Ok(Self {
                 globals,
                 output,
+                addresses,
+                client,
+                deadline,
             }),
             Err(failure) => Err((failure, output)),
         }
@@ -59,7 +65,7 @@ impl Context {
     /// A client of its own, with connections of its own.
     pub(crate) fn another_client(&self) -> Result<Client, Failure> {
         let timeout = self.globals.timeout.unwrap_or(CALL_TIMEOUT_DEFAULT);
-        connect(&self.globals).map(|client| client.with_timeout(Some(timeout)))
+        connect(&self.addresses).map(|client| client.with_timeout(Some(timeout)))
     }
 
     /// The key that the command is about.
@@ -105,38 +111,84 @@ fn not_valid(error: Error) -> Failure {
     Failure::call(error, "the request".to_owned(), false, None)
 }
 
-fn connect(globals: &Globals) -> Result<Client, Failure> {
-    Client::connect(addresses(globals)?).map_err(|error| Failure::Usage(error.to_string()))
+fn connect(addresses: &[String]) -> Result<Client, Failure> {
+    Client::connect(addresses).map_err(|error| Failure::Usage(error.to_string()))
 }
 
-fn addresses(globals: &Globals) -> Result<Vec<String>, Failure> {
-    let given = |value: &Option<String>| value.clone().filter(|value| !value.trim().is_empty());
-    if let Some(list) = given(&globals.server) {
-        return Ok(list
-            .split(',')
-            .map(str::to_owned)
-            .filter(|one| !one.trim().is_empty())
-            .collect());
+/// The server or servers that are named, else those that etcd names, else the default.
+async fn find(globals: &Globals) -> Result<Vec<String>, Failure> {
+    match addresses(globals) {
+        Some(addresses) => Ok(addresses),
+        None => through_etcd(globals).await,
+    }
+}
+
+/// A value that was given, and not as nothing.
+fn given(value: Option<&String>) -> Option<String> {
+    value.filter(|value| !value.trim().is_empty()).cloned()
+}
+
+fn list(value: &str) -> Vec<String> {
+    let parts = value.split(',').map(|one| one.trim().to_owned());
+    parts.filter(|one| !one.is_empty()).collect()
+}
+
+#[cfg(not(feature = "etcd"))]
+async fn through_etcd(_: &Globals) -> Result<Vec<String>, Failure> {
+    Err(Failure::Usage(
+        "this client was built without etcd: name the server with --server HOST:PORT".to_owned(),
+    ))
+}
+
+#[cfg(feature = "etcd")]
+async fn through_etcd(globals: &Globals) -> Result<Vec<String>, Failure> {
+    let pem = |path: Option<&String>| {
+        let Some(path) = given(path) else { return Ok(None) };
+        let pem = std::fs::read(&path);
+        pem.map(Some)
+            .map_err(|error| Failure::Usage(format!("cannot read {path}: {error}")))
+    };
+    let options = rdb_client::EtcdOptions {
+        endpoints: list(globals.etcd.as_deref().unwrap_or_default()),
+        database: given(globals.db.as_ref()).unwrap_or_else(|| "rdb".to_owned()),
+        user: given(globals.etcd_user.as_ref())
+            .map(|user| (user, globals.etcd_password.clone().unwrap_or_default())),
+        ca: pem(globals.etcd_ca.as_ref())?,
+        identity: pem(globals.etcd_cert.as_ref())?.zip(pem(globals.etcd_key.as_ref())?),
+    };
+    let found = rdb_client::node_addresses(&options).await;
+    found.map_err(|error| {
+        let advice =
+            "look whether --etcd and --db are right and a node runs, or name a node with --server HOST:PORT";
+        Failure::call(
+            error,
+            "finding the nodes".to_owned(),
+            false,
+            Some(advice.to_owned()),
+        )
+    })
+}
+
+/// The servers that are named; `None` when etcd is to be asked.
+fn addresses(globals: &Globals) -> Option<Vec<String>> {
+    if let Some(servers) = given(globals.server.as_ref()) {
+        return Some(list(&servers));
     }
     if let (None, None, Some(_)) = (
-        given(&globals.server_ip),
-        given(&globals.server_port),
-        given(&globals.etcd),
+        given(globals.server_ip.as_ref()),
+        given(globals.server_port.as_ref()),
+        given(globals.etcd.as_ref()),
     ) {
-        return Err(Failure::Usage(
-            "finding the nodes through etcd (--etcd, ETCD) is not available in this release of the client \
-             (standalone server): name the server with --server HOST:PORT"
-                .to_owned(),
-        ));
+        return None;
     }
-    let ip = given(&globals.server_ip).unwrap_or_else(|| "127.0.0.1".to_owned());
-    let port = given(&globals.server_port).unwrap_or_else(|| PORT_DEFAULT.to_string());
+    let ip = given(globals.server_ip.as_ref()).unwrap_or_else(|| "127.0.0.1".to_owned());
+    let port = given(globals.server_port.as_ref()).unwrap_or_else(|| PORT_DEFAULT.to_string());
     let ip = if ip.contains(':') && !ip.starts_with('[') {
         format!("[{ip}]")
     } else {
         ip
     };
-    Ok(vec![format!("{ip}:{port}")])
+    Some(vec![format!("{ip}:{port}")])
 }
 
 /// Text, unless the user asked for JSON.
@@ -155,6 +207,11 @@ mod tests {
             server_port: None,
             etcd: None,
             db: None,
+            etcd_user: None,
+            etcd_password: None,
+            etcd_ca: None,
+            etcd_cert: None,
+            etcd_key: None,
             timeout: None,
             key: None,
             payload: None,
@@ -189,14 +246,16 @@ mod tests {
     }
 
     #[test]
-    fn etcd_is_refused_plainly() {
+    fn etcd_is_asked_when_no_server_is_named() {
         let globals = Globals {
             etcd: Some("e:2379".to_owned()),
             ..globals()
         };
-        let Err(Failure::Usage(message)) = addresses(&globals) else {
-            panic!("not refused")
+        assert_eq!(addresses(&globals), None);
+        let named = Globals {
+            server_port: Some("7".to_owned()),
+            ..globals
         };
-        assert!(message.contains("not available in this release"), "{message}");
+        assert_eq!(addresses(&named).unwrap(), ["127.0.0.1:7"]);
     }
 }

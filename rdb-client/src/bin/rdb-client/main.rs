@@ -60,7 +60,12 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli, output: Output) -> ExitCode {
-    let mut context = match Context::new(cli.globals, output) {
+    let mut globals = cli.globals;
+    if let Command::Completions { .. } = cli.command {
+        // It asks nobody.
+        globals.etcd = None;
+    }
+    let mut context = match Context::new(globals, output).await {
         Ok(context) => context,
         Err((failure, mut output)) => {
             output.failure(&failure);

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Format of every value that this release reads and writes.
-pub(super) const FORMAT: u32 = 1;
+/// Also read by clients: format of every value that this release reads and writes, and `live/{node}`.
+pub(super) use rdb_proto::live::{FORMAT, LiveRecord};
 
 /// Names of the keys of one database.
 #[derive(Debug, Clone)]
@@ -90,16 +90,6 @@ pub(super) struct IdRecord {
     pub(super) node: u64,
     /// Its data directory: another one is another node.
     pub(super) directory: Uuid,
-}
-
-/// `live/{node}`: a node that holds its lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct LiveRecord {
-    pub(super) format: u32,
-    pub(super) name: String,
-    pub(super) address: String,
-    pub(super) release: String,
-    pub(super) incarnation: Uuid,
 }
 
 /// `controller`: the node that places groups.
