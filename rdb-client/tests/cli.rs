@@ -583,6 +583,62 @@ fn import_stops_at_a_bad_line_and_says_what_was_stored() {
 }
 
 #[test]
+fn a_status_is_watched_until_the_time_is_over_also_while_nobody_answers() {
+    let fake = Fake::start();
+    let watched = run(
+        &fake,
+        &["status", "--watch=50ms", "--timeout", "400ms", "-o", "json"],
+    )
+    .ok();
+    let lines = watched
+        .out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    assert!(
+        lines.filter(|status| status["healthy"] == true).count() > 2,
+        "{}",
+        watched.out
+    );
+    // A port that was free a moment ago.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let ran = command(
+        &closed.to_string(),
+        &["status", "--watch=50ms", "--timeout", "300ms"],
+    )
+    .output();
+    let ran = Ran::of(&ran.unwrap());
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{}", ran.err);
+    assert!(ran.err.contains("no status: cannot connect"), "{}", ran.err);
+}
+
+#[test]
+fn a_script_waits_until_the_database_is_healthy_or_exits_5() {
+    let fake = Fake::start();
+    let ran = run(&fake, &["status", "--until-healthy", "-o", "json"]).ok();
+    assert_eq!(ran.json()["healthy"], true);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let ran = command(
+        &closed.to_string(),
+        &["status", "--until-healthy", "--timeout", "500ms"],
+    )
+    .output();
+    let ran = Ran::of(&ran.unwrap());
+    assert_eq!((ran.code, ran.out.as_str()), (5, ""), "{}", ran.err);
+    assert!(
+        ran.err
+            .contains("the database is not healthy yet: cannot connect"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
 fn status_is_one_object_or_one_screen() {
     let fake = Fake::start();
     let status = run(&fake, &["status", "-o", "json"]).ok().json();

@@ -236,8 +236,10 @@ Examples:
     #[command(before_help = "\
 Examples:
   rdb-client status
+  rdb-client status --watch
+  rdb-client status --until-healthy --timeout 1m
   rdb-client status -o json | jq .counter")]
-    Status,
+    Status(StatusArgs),
 
     /// Look at the members of groups, and move them: drain, replace and remove nodes
     #[command(subcommand)]
@@ -394,6 +396,18 @@ pub(crate) struct DeleteArgs {
     /// Event id; give the same one again to repeat a delete whose outcome is unknown [default: a new one]
     #[arg(long, value_name = "UUID", value_parser = parse_event_id)]
     pub(crate) event_id: Option<EventId>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    /// Show it again and again, every second or as often as told; ends by Ctrl-C, or --timeout
+    #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "1s",
+          value_parser = parse_timeout)]
+    pub(crate) watch: Option<Duration>,
+
+    /// Wait until every seat takes writes; exits with 5 when that takes longer than --timeout
+    #[arg(long)]
+    pub(crate) until_healthy: bool,
 }
 
 #[derive(Debug, Args)]

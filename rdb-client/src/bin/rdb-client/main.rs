@@ -96,7 +96,7 @@ async fn perform(context: &mut Context, command: Command) -> Result<(), Failure>
         Command::Import(args) => Box::pin(import::import(context, args)).await,
         Command::Export(args) => Box::pin(subscribe::export(context, args)).await,
         Command::Subscribe(args) => Box::pin(subscribe::subscribe(context, args)).await,
-        Command::Status => status::status(context).await,
+        Command::Status(args) => status::status(context, args).await,
         Command::Admin(command) => admin::admin(context, command).await,
         Command::Bench(args) => Box::pin(bench::bench(context, args)).await,
         Command::Completions { shell } => completions::completions(context, shell),

@@ -1,18 +1,80 @@
 //! `status`: one screen that says whether the database is healthy, and why not.
 
+use crate::args::StatusArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{Look, Output};
-use rdb_client::{SeatStatus, Status};
+use crate::output::{Look, Output, notice};
+use rdb_client::{SeatStatus, Status, clock};
 use std::io;
 use std::time::Duration;
 
-pub(crate) async fn status(context: &mut Context) -> Result<(), Failure> {
-    let status = context.client().status().await.map_err(Failure::read("status"))?;
-    if context.output.is_json() {
-        context.output.json(&status)?;
+/// Longest time for one look.
+const LOOK_MAX: Duration = Duration::from_secs(3);
+
+/// Time between two looks when nothing is shown in between.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+pub(crate) async fn status(context: &mut Context, args: StatusArgs) -> Result<(), Failure> {
+    if args.watch.is_none() && !args.until_healthy {
+        let status = context.client().status().await.map_err(Failure::read("status"))?;
+        return Ok(show(&status, &mut context.output)?);
+    }
+    let deadline = if args.until_healthy {
+        context.deadline()
     } else {
-        screen(&status, &mut context.output)?;
+        context.explicit_deadline()
+    };
+    let interval = args.watch.unwrap_or(LOOK_INTERVAL);
+    loop {
+        // One look may not take all the time there is: what a node says a moment later may be better.
+        let left = deadline.remaining().map_or(LOOK_MAX, |left| left.min(LOOK_MAX));
+        let looked = context.client_with(left).status().await;
+        let problem = match looked {
+            Ok(status) => {
+                let is_reached = args.until_healthy && status.healthy;
+                if args.watch.is_some() || is_reached {
+                    clear(&mut context.output)?;
+                    show(&status, &mut context.output)?;
+                    context.output.flush()?;
+                }
+                if is_reached {
+                    return Ok(());
+                }
+                status.summary
+            }
+            Err(error) if error.is_transient() => {
+                if args.watch.is_some() {
+                    notice(format_args!("no status: {error}"));
+                }
+                error.to_string()
+            }
+            Err(error) => return Err(Failure::read("status")(error)),
+        };
+        if deadline.remaining().is_some_and(|left| left <= interval) {
+            return if args.until_healthy {
+                Err(Failure::Late(format!(
+                    "the database is not healthy yet: {problem}"
+                )))
+            } else {
+                Ok(())
+            };
+        }
+        clock::sleep(interval).await;
+    }
+}
+
+fn show(status: &Status, output: &mut Output) -> io::Result<()> {
+    if output.is_json() {
+        output.json(status)
+    } else {
+        screen(status, output)
+    }
+}
+
+/// On a terminal, the next screen stands where the last one stood.
+fn clear(output: &mut Output) -> io::Result<()> {
+    if output.is_terminal() && !output.is_json() {
+        output.bytes(b"\x1b[H\x1b[2J")?;
     }
     Ok(())
 }
