@@ -13,7 +13,7 @@ const STATES: usize = 1_000_000;
 const SECONDS: u64 = 4;
 
 /// What no machine is too slow for.
-const UNIQUE_MIN: usize = 1_000;
+const UNIQUE_MIN: usize = 500;
 
 #[test]
 fn nothing_that_can_happen_to_a_few_members_breaks_a_promise() {
