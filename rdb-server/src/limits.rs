@@ -126,6 +126,21 @@ pub const SEAT_WAITERS_MAX: usize = 65_536;
 /// `FAILOVER_AFTER`, in milliseconds. Six heartbeats: one lost message or a pause of half a second is no reason.
 pub const FAILOVER_AFTER_MS: u64 = 600;
 
+/// For how long a node that connects to the coordinator waits for groups that do not tell what they have seen, in
+/// milliseconds. Longer than a restart of a node, shorter than an operator's patience.
+pub const GUARD_WAITS_MS: u64 = 10_000;
+
+/// By how much the counter goes ahead when a rolled back coordinator is put right: more than could have been given
+/// without anybody knowing, and little enough for eight million times.
+pub const COUNTER_LEAP: u64 = 1 << 40;
+
+/// By how much the time beside the counter goes ahead then, in microseconds: twice as much as a clock may be off, so
+/// that event time does not go back behind numbers that were under way.
+pub const TIME_LEAP_MICROSECONDS: u64 = 20_000_000;
+
+/// By how much the numbers of memberships go ahead then: above any change that somebody may know and that was lost.
+pub const MEMBERSHIP_NUMBER_LEAP: u64 = 1 << 20;
+
 /// Bytes of committed entries that a member keeps in memory, for members that are a little behind.
 pub const SEAT_RECENT_BYTES_MAX: usize = 4 << 20;
 

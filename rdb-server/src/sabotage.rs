@@ -91,6 +91,8 @@ sabotages! {
     HigherConfigIgnored = "higher_config_ignored";
     /// A candidate leads under an older membership than it has seen the number of (rule 6.3.8).
     OwnConfigIgnored = "own_config_ignored";
+    /// Numbers are asked for of a coordinator that may have been rolled back (rule 6.5).
+    RollbackUnguarded = "rollback_unguarded";
 }
 
 #[cfg(not(feature = "sabotage"))]

@@ -27,6 +27,8 @@
 //! | `overlay` | what decisions see beyond the key index | 6.6 |
 //! | `reads` | when a read or an answer may be told: rounds | 6.3.7, 6.7 |
 //! | `resolution` | how far the seat is resolved | 7 |
+//! | `seen` | what a node remembers of the coordinator, and when that one is behind it | 6.5 |
+//! | `guard` | whether a node may ask for numbers: a coordinator that was rolled back | 6.5 |
 //! | `invariants` | what must be true after every step | 6.4 |
 //! | `status` | what can be seen from outside | |
 
@@ -44,6 +46,7 @@ mod fate;
 mod fencing;
 #[cfg(test)]
 mod fortune;
+mod guard;
 mod input;
 mod invariants;
 mod leader;
@@ -59,12 +62,14 @@ mod resolution;
 #[cfg(test)]
 mod scripts;
 mod seat;
+mod seen;
 mod sequencing;
 mod status;
 #[cfg(test)]
 mod testing;
 
 pub use effect::{Effect, Outcome, Refusal, Written};
+pub use guard::{Guard, GuardEffect, GuardInput, NewGeneration, QuestionId};
 pub use input::{
     AllocationId, Input, KeyState, KnownEvent, LeaderKey, LogReadId, PersistTicket, Proposal, ProposalId,
     ReadId, Tick,
@@ -74,4 +79,5 @@ pub use member::{Durable, Mark, SeatConfig};
 pub use message::{Append, Message};
 pub use reads::Round;
 pub use seat::Seat;
+pub use seen::Seen;
 pub use status::RoleName;
