@@ -13,8 +13,9 @@
 //! coordinator, **read after that**, is not behind it. An earlier read could be behind for no other reason than its
 //! age. While the guard is open, nothing is judged.
 //!
-//! **The driver** sends a request for numbers over the connection of the session for which the guard is open, never
-//! over a later one, and names [`Guard::generation`] in it, which the txn compares.
+//! **The driver** sends a request for numbers, and the txn of [`GuardEffect::Begin`], over the connection of the
+//! session that they are of, never over a later one: else a coordinator that was restored meanwhile would serve them. A
+//! request for numbers names [`Guard::generation`], which the txn compares.
 //!
 //! **Put right** is a rolled back coordinator by one txn that compares its generation, so that one node does it and
 //! the others see the next one: counter and time go ahead by leaps, since numbers may still be under way that nobody

@@ -394,7 +394,7 @@ impl World {
 }
 
 /// Makes the mistake that `RDB_SABOTAGE` names, to see which tests notice.
-fn select_sabotage() {
+pub(super) fn select_sabotage() {
     #[cfg(feature = "sabotage")]
     if let Some(name) = std::env::var_os("RDB_SABOTAGE") {
         let is_first = crate::sabotage::select(name.to_str().unwrap());

@@ -77,7 +77,17 @@ impl World {
             return Ok(());
         };
         self.queue.push(self.now + 100 * MILLI, Event::Controller(group));
+        if *self.coordinator.members(group) != self.members[&group] {
+            // It was rolled back: the txn compares the members key.
+            return Ok(());
+        }
         match step {
+            Step::Learning { joins, leaves, .. }
+                if self.members[&group].members.contains(&joins)
+                    || !self.members[&group].members.contains(&leaves) =>
+            {
+                self.changes.remove(&group);
+            }
             Step::Learning { joins, leaves, since } => {
                 let mut has_all = true;
                 for seat in seats(group) {

@@ -3,7 +3,8 @@
 
 use super::plan::Micros;
 use rdb_proto::types::{Epoch, GroupId, Membership, NodeId, SeatId, Seq, Timestamp};
-use rdb_server::protocol::LeaderKey;
+use rdb_server::limits::TIME_LEAP_MICROSECONDS;
+use rdb_server::protocol::{LeaderKey, NewGeneration, Seen};
 use std::collections::BTreeMap;
 
 /// Number of a change of the coordinator's keys.
@@ -52,13 +53,24 @@ pub enum Request {
     Allocate {
         /// The counter as the node knows it.
         expected: Seq,
+        /// The generation that it must be of.
+        generation: u64,
         /// How many.
         count: u64,
         /// The node's wall clock.
         wall: Timestamp,
     },
-    /// Everything, and a watch from there.
+    /// Everything, and a watch from there. Begins a connection.
     List,
+    /// Everything.
+    Read,
+    /// A new generation, after a rollback.
+    Begin {
+        /// The txn.
+        new: Box<NewGeneration>,
+        /// The node's wall clock.
+        wall: Timestamp,
+    },
 }
 
 /// What the coordinator answers.
@@ -111,7 +123,11 @@ pub enum Answer {
         counter: Seq,
         /// The watch that begins here.
         watch: u64,
+        /// The same, as a node remembers it.
+        state: Box<Seen>,
     },
+    /// Everything as of now. Also answers a request for numbers of another generation.
+    State(Box<Seen>),
 }
 
 /// A change that a watch tells.
@@ -125,13 +141,13 @@ pub enum Change {
     Counter(Seq),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Lease {
     node: NodeId,
     ends: Micros,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct SeatKeys {
     number: u64,
     key: LeaderKey,
@@ -140,8 +156,9 @@ struct SeatKeys {
 }
 
 /// The coordinator.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Coordinator {
+    generation: u64,
     revision: Revision,
     counter: Seq,
     time: Timestamp,
@@ -150,6 +167,10 @@ pub struct Coordinator {
     leases: BTreeMap<u64, Lease>,
     next: u64,
     ttl: Micros,
+    /// How often its process was started.
+    incarnation: u64,
+    /// Highest number that it ever gave, whatever it remembers.
+    given: Seq,
 }
 
 impl Coordinator {
@@ -160,6 +181,7 @@ impl Coordinator {
         ttl: Micros,
     ) -> Self {
         Self {
+            generation: 0,
             revision: 1,
             counter: Seq::ZERO,
             time: Timestamp::ZERO,
@@ -168,7 +190,71 @@ impl Coordinator {
             leases: BTreeMap::new(),
             next: 1,
             ttl,
+            incarnation: 1,
+            given: Seq::ZERO,
         }
+    }
+
+    /// Its process is started anew, from an older state of it. Connections are over; leases live on from now.
+    pub fn restore(&mut self, backup: &Self, now: Micros) {
+        let mut restored = backup.clone();
+        for lease in restored.leases.values_mut() {
+            lease.ends = now + self.ttl;
+        }
+        *self = Self {
+            // Names of leases are drawn by chance, and never come again.
+            next: self.next,
+            incarnation: self.incarnation + 1,
+            given: self.given,
+            ..restored
+        };
+    }
+
+    /// How often its process was started: a connection is to one of them.
+    pub const fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The highest number that it ever gave, whatever it remembers.
+    pub const fn given(&self) -> Seq {
+        self.given
+    }
+
+    /// How often it was put right after a restore.
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// All that a node remembers of it.
+    pub fn state(&self) -> Seen {
+        let epochs = self.seats.iter().map(|(seat, keys)| (*seat, keys.number));
+        Seen {
+            generation: self.generation,
+            revision: self.revision,
+            counter: self.counter,
+            time: self.time,
+            epochs: epochs.collect(),
+            members: self.members.clone(),
+        }
+    }
+
+    /// What a node may remember of a change that was made just now.
+    pub fn shown_by(&self, change: &Change) -> Seen {
+        let mut seen = Seen {
+            generation: self.generation,
+            revision: self.revision,
+            ..Seen::default()
+        };
+        match change {
+            Change::Leader(seat, key) => {
+                seen.epochs.extend(key.holder.map(|epoch| (*seat, epoch.number)));
+            }
+            Change::Members(group, membership) => {
+                seen.members.insert(*group, membership.clone());
+            }
+            Change::Counter(counter) => (seen.counter, seen.time) = (*counter, self.time),
+        }
+        seen
     }
 
     /// The counter.
@@ -256,15 +342,20 @@ impl Coordinator {
             }
             Request::Allocate {
                 expected,
+                generation,
                 count,
                 wall,
             } => {
+                if generation != self.generation {
+                    return Answer::State(Box::new(self.state()));
+                }
                 if expected != self.counter {
                     return Answer::CounterIs(self.counter);
                 }
                 self.revision += 1;
                 let first = self.counter.next();
                 self.counter = self.counter.plus(count);
+                self.given = self.given.max(self.counter);
                 self.time = self.time.max(wall);
                 changes.push(Change::Counter(self.counter));
                 Answer::Numbers {
@@ -277,8 +368,32 @@ impl Coordinator {
                 members: self.members.clone(),
                 counter: self.counter,
                 watch: self.name(),
+                state: Box::new(self.state()),
             },
+            Request::Read => Answer::State(Box::new(self.state())),
+            Request::Begin { new, wall } => {
+                if new.compares == self.generation {
+                    self.begin(*new, wall, changes);
+                }
+                Answer::State(Box::new(self.state()))
+            }
         }
+    }
+
+    fn begin(&mut self, new: NewGeneration, wall: Timestamp, changes: &mut Vec<Change>) {
+        self.revision += 1;
+        self.generation = new.generation;
+        self.counter = new.counter;
+        self.given = self.given.max(self.counter);
+        self.time = new.time.max(Timestamp(wall.0 + TIME_LEAP_MICROSECONDS));
+        for (seat, number) in new.epochs {
+            self.seats.get_mut(&seat).unwrap().number = number;
+        }
+        for (group, membership) in new.members {
+            self.members.insert(group, membership.clone());
+            changes.push(Change::Members(group, membership));
+        }
+        changes.push(Change::Counter(self.counter));
     }
 
     fn elect(
@@ -416,6 +531,7 @@ mod tests {
         let mut allocate = |expected| {
             let request = Request::Allocate {
                 expected: Seq(expected),
+                generation: 0,
                 count: 3,
                 wall: Timestamp(7),
             };

@@ -5,7 +5,9 @@
 //! |---|---|
 //! | [`plan`] | what a run is made of, drawn from its seed |
 //! | `world` | the cluster, the one queue, the checks after every step and at the end |
-//! | `node` | the driver around the core: inputs, effects, allocator, lease, watch, life and death |
+//! | `node` | the driver around the core: inputs, effects, life and death |
+//! | `session` | its side of the coordinator: lease, watch, allocator |
+//! | `guarding` | its guard against a coordinator that was rolled back, and that |
 //! | `controller` | changes of a group's members |
 //! | `client`, `subscriber` | who uses the database |
 //! | `nemesis` | what goes wrong, and the named points at which a process dies |
@@ -34,12 +36,14 @@ mod client;
 mod controller;
 pub mod coordinator;
 pub mod disk;
+mod guarding;
 pub mod index;
 mod nemesis;
 pub mod network;
 mod node;
 pub mod plan;
 pub mod queue;
+mod session;
 mod subscriber;
 pub mod sweep;
 pub mod trace;

@@ -93,6 +93,7 @@ const COMING: &[(Fault, Micros, Micros)] = &[
     (Fault::WatchBroken, 6 * SECOND, SECOND),
     (Fault::Storm, 6 * SECOND, 2 * SECOND),
     (Fault::MembersRollback, 6 * SECOND, 3 * SECOND),
+    (Fault::CoordinatorRollback, 15 * SECOND, 2 * SECOND),
 ];
 
 impl World {
@@ -204,6 +205,7 @@ impl World {
                 let group = GroupId(u32::try_from(self.nemesis.below(u64::from(self.plan.groups))).unwrap());
                 self.roll_members_back(group, until);
             }
+            Fault::CoordinatorRollback => self.roll_back(until),
             _ => {}
         }
         Ok(())
@@ -315,30 +317,30 @@ impl World {
         }
     }
 
-    /// The coordinator brings back members of a group of before a change or two. Everybody who could recover the seat
-    /// from those has to ask a member that knows better (rule 6.3.8); where that is not so, only what the nodes
-    /// remember of the coordinator (`seen`, rule 6.5) helps, which is not modelled.
-    fn roll_members_back(&mut self, group: GroupId, until: Micros) {
-        let now = self.members[&group].clone();
+    /// Whether the coordinator may bring these members of a group back: everybody who could recover a seat from them
+    /// has to ask a member that knows better (rule 6.3.8). Where that is not so, the members alone cannot know.
+    pub(super) fn knows_better_than(&self, group: GroupId, old: &Membership) -> bool {
+        let now = &self.members[&group];
         let knows_better = |node: &NodeId| {
             seats(group).iter().all(|seat| {
                 let member = self.nodes[self.place_of(*node)].members.get(seat);
                 member.is_some_and(|member| member.disk.config() >= now.number)
             })
         };
-        if !now.previous.is_empty()
-            || self.changes.contains_key(&group)
-            || !now.members.iter().all(knows_better)
-        {
-            return;
-        }
-        let without_recovery = |old: &&Membership| {
-            let is_short = |members: &[NodeId]| {
-                let strangers = members.iter().filter(|node| !now.members.contains(node)).count();
-                strangers < members.len() + 1 - self.plan.writes
-            };
-            old.number < now.number && is_short(&old.members)
-        };
+        let strangers = old
+            .members
+            .iter()
+            .filter(|node| !now.members.contains(node))
+            .count();
+        now.previous.is_empty()
+            && !self.changes.contains_key(&group)
+            && now.members.iter().all(knows_better)
+            && old.number < now.number
+            && strangers < old.members.len() + 1 - self.plan.writes
+    }
+
+    /// The coordinator brings back members of a group of before a change or two.
+    fn roll_members_back(&mut self, group: GroupId, until: Micros) {
         let past: Vec<Membership> = self
             .past
             .get(&group)
@@ -346,7 +348,7 @@ impl World {
             .flatten()
             .rev()
             .take(4)
-            .filter(without_recovery)
+            .filter(|old| self.knows_better_than(group, old))
             .cloned()
             .collect();
         if past.is_empty() {
@@ -418,7 +420,10 @@ impl World {
         self.storms.clear();
         let groups: Vec<_> = self.members.keys().copied().collect();
         for group in groups {
-            self.members_back(group);
+            // After a rollback of the whole, that is the guard's.
+            if self.plan.has(Fault::MembersRollback) {
+                self.members_back(group);
+            }
         }
         self.network.heal(true);
         self.away_until = 0;

@@ -5,18 +5,18 @@ use super::checks::Verdict;
 use super::checks::monotone::Shown;
 use super::checks::{fresh, told};
 use super::client::{Caller, Reply};
-use super::coordinator::{Answer, Change, Request};
+use super::coordinator::Request;
 use super::disk::Disk;
 use super::index::Index;
 use super::nemesis::Point;
-use super::network::COORDINATOR;
-use super::plan::{Fault, HEARTBEAT, MILLI, Micros, Plan, SECOND};
+use super::plan::{Fault, HEARTBEAT, MILLI, Micros, Plan};
+use super::session::{Allocator, Asked, Wanted};
 use super::world::{At, Event, World, node_id};
 use crate::random::Random;
 use rdb_proto::entry::Entry;
-use rdb_proto::types::{Epoch, GroupId, KeyName, LogIndex, Membership, NodeId, SeatId, Seq, Timestamp};
+use rdb_proto::types::{Epoch, GroupId, KeyName, LogIndex, Membership, NodeId, SeatId, Seq};
 use rdb_server::protocol::{
-    AllocationId, Durable, Effect, Input, LogReadId, Message, Outcome, Seat, SeatConfig, Tick,
+    Durable, Effect, Guard, Input, LogReadId, Message, Outcome, Seat, SeatConfig, Seen, Tick,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub(super) struct Member {
     /// The last mark that was told, with its commit index.
     pub(super) resolved: (Seq, LogIndex),
     /// The mark that its disk remembers.
-    kept_mark: (Seq, LogIndex),
+    pub(super) kept_mark: (Seq, LogIndex),
     leads: Option<Epoch>,
     proposals: BTreeMap<u64, (Caller, KeyName)>,
     /// With what was committed when each arrived.
@@ -76,32 +76,6 @@ impl Member {
     }
 }
 
-/// What a node waits for from the coordinator.
-#[derive(Debug)]
-enum Asked {
-    Lease,
-    Elect(SeatId),
-    Resign,
-    Numbers(Vec<Wanted>),
-    List,
-}
-
-/// Numbers that a seat wants.
-#[derive(Debug, Clone, Copy)]
-struct Wanted {
-    seat: SeatId,
-    request: AllocationId,
-    count: u64,
-}
-
-/// The allocator that all seats of a node share.
-#[derive(Debug, Default)]
-struct Allocator {
-    waiting: Vec<Wanted>,
-    is_asking: bool,
-    counter: Seq,
-}
-
 /// A node.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -110,20 +84,28 @@ pub(super) struct Node {
     pub(super) life: u64,
     pub(super) paused_until: Micros,
     /// Parts of a million by which its clock is fast.
-    drift: i64,
+    pub(super) drift: i64,
     /// By how much its wall clock is off.
     pub(super) wall_offset: Micros,
     pub(super) members: BTreeMap<SeatId, Member>,
-    lease: Option<u64>,
-    watch: u64,
-    watch_last: Micros,
-    is_counter_pending: bool,
-    counter_seen: Seq,
-    allocator: Allocator,
-    asks: BTreeMap<u64, Asked>,
+    pub(super) lease: Option<u64>,
+    /// The process of the coordinator that it talks to.
+    pub(super) connection: u64,
+    pub(super) watch: u64,
+    pub(super) watch_last: Micros,
+    pub(super) is_counter_pending: bool,
+    pub(super) counter_seen: Seq,
+    pub(super) allocator: Allocator,
+    pub(super) asks: BTreeMap<u64, Asked>,
     /// Asks whose answer was given up: a late one is void, and is handed to the core to see that it knows.
-    late: BTreeMap<u64, Vec<Wanted>>,
-    next_ask: u64,
+    pub(super) late: BTreeMap<u64, Vec<Wanted>>,
+    pub(super) next_ask: u64,
+    /// In runs in which the coordinator is rolled back, while the process is there.
+    pub(super) guard: Option<Guard>,
+    /// What its disk remembers of the coordinator.
+    pub(super) seen_durable: Seen,
+    /// When that was written last.
+    pub(super) seen_written: Micros,
     pub(super) slow_disk: Micros,
     pub(super) stalled_until: Micros,
 }
@@ -152,6 +134,10 @@ impl Node {
             wall_offset: 0,
             members: seats.map(|seat| (seat, Member::new(plan.window))).collect(),
             lease: None,
+            connection: 0,
+            guard: None,
+            seen_durable: Seen::default(),
+            seen_written: 0,
             watch: 0,
             watch_last: 0,
             is_counter_pending: false,
@@ -166,7 +152,7 @@ impl Node {
     }
 
     /// Its clock.
-    fn tick(&self, now: Micros) -> Tick {
+    pub(super) fn tick(&self, now: Micros) -> Tick {
         let now = i64::try_from(now).unwrap();
         let local = now + now / 1_000_000 * self.drift + now % 1_000_000 * self.drift / 1_000_000;
         Tick(u64::try_from(local).unwrap() / MILLI)
@@ -175,7 +161,7 @@ impl Node {
 
 impl World {
     /// Whether the life of a process that something was planned for still goes on.
-    fn lives(&self, node: usize, life: u64) -> bool {
+    pub(super) fn lives(&self, node: usize, life: u64) -> bool {
         self.nodes[node].is_up && self.nodes[node].life == life
     }
 
@@ -260,8 +246,9 @@ impl World {
                 let member = self.member(at);
                 let config = member.seat.as_ref().map_or(0, Seat::config);
                 member.disk.promise(epoch, config);
+                let seen = self.seen_to_write(at.0);
                 let done = self.disk_delay(at.0);
-                self.plan_for(at, done, |at, life| Event::PromiseSynced { at, life });
+                self.plan_for(at, done, |at, life| Event::PromiseSynced { at, life, seen });
             }
             Effect::Persist {
                 ticket,
@@ -342,7 +329,7 @@ impl World {
         self.queue.push(self.now + delay, event(at, life));
     }
 
-    fn disk_delay(&mut self, node: usize) -> Micros {
+    pub(super) fn disk_delay(&mut self, node: usize) -> Micros {
         let stalled = self.nodes[node].stalled_until.saturating_sub(self.now);
         let slow = self.nodes[node].slow_disk;
         // Now and then one write takes much longer than another one to the same disk.
@@ -475,7 +462,7 @@ impl World {
         self.for_each_member(to, &|_| Input::Unreachable(node_id(node)))
     }
 
-    fn for_each_member(&mut self, node: usize, input: &dyn Fn(SeatId) -> Input) -> Verdict {
+    pub(super) fn for_each_member(&mut self, node: usize, input: &dyn Fn(SeatId) -> Input) -> Verdict {
         let seats: Vec<SeatId> = self.nodes[node].members.keys().copied().collect();
         seats
             .into_iter()
@@ -602,375 +589,13 @@ impl World {
         Ok(())
     }
 
-    // The coordinator.
-
-    fn ask(&mut self, node: usize, asked: Asked, request: Request) {
-        let now = self.now;
-        let state = &mut self.nodes[node];
-        state.next_ask += 1;
-        let (ask, life) = (state.next_ask, state.life);
-        state.asks.insert(ask, asked);
-        let patience = 500 * MILLI + self.driver.below(SECOND);
-        self.queue
-            .push(now + patience, Event::AskTimeout { node, life, ask });
-        if self.network.reaches(node, COORDINATOR) {
-            let delay = 200 + self.coordination.below(1_000);
-            self.queue.push(
-                now + delay,
-                Event::Ask {
-                    node,
-                    life,
-                    ask,
-                    request,
-                },
-            );
-        }
-    }
-
-    /// A request reaches the coordinator.
-    pub(super) fn asked(&mut self, node: usize, life: u64, ask: u64, request: Request) {
-        if self.now < self.away_until {
-            return;
-        }
-        let is_list = request == Request::List;
-        let id = self.nodes[node].id;
-        let mut changes = vec![];
-        let answer = self.coordinator.serve(self.now, id, request, &mut changes);
-        self.tell_watches(&changes);
-        if is_list
-            && self.lives(node, life)
-            && let Answer::Listed { watch, .. } = &answer
-        {
-            self.nodes[node].watch = *watch;
-            self.nodes[node].watch_last = self.now;
-        }
-        let lost = self.plan.rate(Fault::ReplyLost, 1_000, 100_000);
-        if !self.is_calm && self.coordination.below(1_000_000) < lost {
-            self.count(Fault::ReplyLost);
-            // Lost for good, or so late that nobody waits for it any more.
-            if self.coordination.one_in(2) {
-                let late = SECOND + self.coordination.below(2 * SECOND);
-                self.queue.push(
-                    self.now + late,
-                    Event::Answered {
-                        node,
-                        life,
-                        ask,
-                        answer,
-                    },
-                );
-            }
-            return;
-        }
-        if self.network.reaches(COORDINATOR, node) {
-            let delay = 200 + self.coordination.below(1_000);
-            self.queue.push(
-                self.now + delay,
-                Event::Answered {
-                    node,
-                    life,
-                    ask,
-                    answer,
-                },
-            );
-        }
-    }
-
-    pub(super) fn ask_timeout(&mut self, node: usize, life: u64, ask: u64) -> Verdict {
-        if !self.lives(node, life) {
-            return Ok(());
-        }
-        match self.nodes[node].asks.remove(&ask) {
-            Some(Asked::Elect(seat)) => self.step((node, seat), Input::NotWon)?,
-            Some(Asked::Numbers(wanted)) => {
-                self.nodes[node].allocator.is_asking = false;
-                for Wanted { seat, request, .. } in &wanted {
-                    self.step((node, *seat), Input::AllocationVoid { request: *request })?;
-                }
-                if self.lives(node, life) {
-                    self.nodes[node].late.insert(ask, wanted);
-                    self.ask_numbers(node);
-                }
-            }
-            Some(Asked::List) => self.list(node),
-            Some(Asked::Lease | Asked::Resign) | None => {}
-        }
-        Ok(())
-    }
-
-    pub(super) fn answered(&mut self, node: usize, life: u64, ask: u64, answer: Answer) -> Verdict {
-        if !self.lives(node, life) {
-            return Ok(());
-        }
-        if self.trace.is_on() {
-            self.trace
-                .say(self.now, format_args!("n{} coordinator: {answer:?}", node + 1));
-        }
-        let asked = self.nodes[node].asks.remove(&ask);
-        let late = self.nodes[node].late.remove(&ask);
-        match (asked, answer) {
-            (Some(Asked::Lease), Answer::Alive { lease }) => self.nodes[node].lease = Some(lease),
-            (Some(Asked::Lease), Answer::LeaseGone) => {
-                self.nodes[node].lease = None;
-                self.ask(node, Asked::Lease, Request::KeepAlive { lease: None });
-            }
-            (Some(Asked::Elect(seat)), Answer::Alive { lease }) => {
-                self.nodes[node].lease = Some(lease);
-                self.step((node, seat), Input::NotWon)?;
-            }
-            (
-                Some(Asked::Elect(_)),
-                Answer::Elected {
-                    seat,
-                    epoch,
-                    membership,
-                },
-            ) => {
-                if self.at_point(node, Point::Won)? {
-                    return Ok(());
-                }
-                self.step((node, seat), Input::Won { epoch, membership })?;
-            }
-            (Some(Asked::Elect(_)), Answer::NotElected { seat, key }) => {
-                self.step((node, seat), Input::LeaderKey(key))?;
-                self.step((node, seat), Input::NotWon)?;
-            }
-            (Some(Asked::Elect(seat)), Answer::LeaseGone) => {
-                self.nodes[node].lease = None;
-                self.ask(node, Asked::Lease, Request::KeepAlive { lease: None });
-                self.step((node, seat), Input::NotWon)?;
-            }
-            (Some(Asked::Numbers(wanted)), Answer::Numbers { first, time }) => {
-                let total: u64 = wanted.iter().map(|one| one.count).sum();
-                self.nodes[node].allocator.counter = first.plus(total).previous();
-                self.nodes[node].allocator.is_asking = false;
-                self.hand_out(node, wanted, first, time)?;
-                if self.lives(node, life) {
-                    self.ask_numbers(node);
-                }
-            }
-            (Some(Asked::Numbers(wanted)), Answer::CounterIs(counter)) => {
-                let allocator = &mut self.nodes[node].allocator;
-                allocator.counter = counter;
-                allocator.is_asking = false;
-                allocator.waiting.splice(0..0, wanted);
-                self.ask_numbers(node);
-            }
-            (None, Answer::Numbers { first, time }) => {
-                if let Some(wanted) = late {
-                    self.hand_out(node, wanted, first, time)?;
-                }
-            }
-            (
-                Some(Asked::List),
-                Answer::Listed {
-                    leaders,
-                    members,
-                    counter,
-                    watch,
-                },
-            ) => {
-                if self.nodes[node].watch != watch {
-                    return Ok(());
-                }
-                self.nodes[node].allocator.counter = counter.max(self.nodes[node].allocator.counter);
-                for (group, membership) in members {
-                    self.members_changed(node, group, &membership)?;
-                }
-                for (seat, key) in leaders {
-                    if self.nodes[node].members.contains_key(&seat) {
-                        self.step((node, seat), Input::LeaderKey(key))?;
-                    }
-                }
-                self.counter_moved(node, counter);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn hand_out(&mut self, node: usize, wanted: Vec<Wanted>, first: Seq, time: Timestamp) -> Verdict {
-        let mut next = first;
-        for Wanted { seat, request, count } in wanted {
-            if self.at_point(node, Point::Numbered)? || !self.nodes[node].is_up {
-                return Ok(());
-            }
-            self.step(
-                (node, seat),
-                Input::Allocated {
-                    request,
-                    first: next,
-                    time,
-                },
-            )?;
-            next = next.plus(count);
-        }
-        Ok(())
-    }
-
-    fn ask_numbers(&mut self, node: usize) {
-        let allocator = &mut self.nodes[node].allocator;
-        if allocator.is_asking || allocator.waiting.is_empty() {
-            return;
-        }
-        allocator.is_asking = true;
-        let wanted = std::mem::take(&mut allocator.waiting);
-        let request = Request::Allocate {
-            expected: allocator.counter,
-            count: wanted.iter().map(|one| one.count).sum(),
-            wall: Timestamp(self.now + self.nodes[node].wall_offset),
-        };
-        self.ask(node, Asked::Numbers(wanted), request);
-    }
-
-    pub(super) fn campaign(&mut self, at: At, above: Epoch, revision: u64) -> Verdict {
-        let Some(lease) = self.nodes[at.0].lease else {
-            // Without a lease nobody can be elected: as good as not won, after a moment.
-            self.ask(at.0, Asked::Elect(at.1), Request::KeepAlive { lease: None });
-            return Ok(());
-        };
-        let request = Request::Elect {
-            seat: at.1,
-            lease,
-            revision,
-            above: above.number,
-        };
-        self.ask(at.0, Asked::Elect(at.1), request);
-        Ok(())
-    }
-
-    fn list(&mut self, node: usize) {
-        self.ask(node, Asked::List, Request::List);
-    }
-
-    pub(super) fn keep_alive(&mut self, node: usize, life: u64) {
-        if !self.lives(node, life) {
-            return;
-        }
-        let lease = self.nodes[node].lease;
-        self.ask(node, Asked::Lease, Request::KeepAlive { lease });
-        self.queue.push(
-            self.now + self.plan.lease_ttl / 4,
-            Event::KeepAlive { node, life },
-        );
-    }
-
-    /// Tells every watch what changed.
-    pub(super) fn tell_watches(&mut self, changes: &[Change]) {
-        for change in changes {
-            if self.trace.is_on() && !matches!(change, Change::Counter(_)) {
-                self.trace.say(self.now, format_args!("coordinator: {change:?}"));
-            }
-            for node in 0..self.nodes.len() {
-                self.tell_watch(node, change);
-            }
-        }
-    }
-
-    fn tell_watch(&mut self, node: usize, change: &Change) {
-        let state = &self.nodes[node];
-        let (life, watch) = (state.life, state.watch);
-        if !state.is_up || watch == 0 {
-            return;
-        }
-        if !self.network.reaches(COORDINATOR, node) {
-            self.break_watch(node);
-            return;
-        }
-        let late = self.plan.rate(Fault::WatchLate, 5_000, 300_000);
-        let mut delay = 200 + self.coordination.below(1_500);
-        if !self.is_calm && late > 0 && self.coordination.below(1_000_000) < late {
-            self.count(Fault::WatchLate);
-            delay += self.coordination.below(SECOND);
-        }
-        let mut at = (self.now + delay).max(self.nodes[node].watch_last + 1);
-        // A node may learn the counter from elsewhere than from the watch that tells it of leaders: nothing may rest
-        // on an order between the two.
-        let is_ahead = self.plan.has(Fault::WatchLate)
-            && matches!(change, Change::Counter(_))
-            && self.coordination.one_in(2);
-        if is_ahead {
-            at = self.now + 200 + self.coordination.below(1_500);
-        } else {
-            self.nodes[node].watch_last = at;
-        }
-        self.queue.push(
-            at,
-            Event::Watch {
-                node,
-                life,
-                watch,
-                change: change.clone(),
-            },
-        );
-    }
-
-    /// The watch ends; the node notices after a while, and lists anew.
-    pub(super) fn break_watch(&mut self, node: usize) {
-        self.nodes[node].watch = 0;
-        if self.nodes[node].is_up {
-            let delay = 50 * MILLI + self.coordination.below(SECOND);
-            let life = self.nodes[node].life;
-            self.nodes[node].next_ask += 1;
-            let ask = self.nodes[node].next_ask;
-            self.nodes[node].asks.insert(ask, Asked::List);
-            self.queue
-                .push(self.now + delay, Event::AskTimeout { node, life, ask });
-        }
-    }
-
-    pub(super) fn watched(&mut self, node: usize, life: u64, watch: u64, change: Change) -> Verdict {
-        if !self.lives(node, life) || self.nodes[node].watch != watch {
-            return Ok(());
-        }
-        match change {
-            Change::Leader(seat, key) => {
-                if self.nodes[node].members.contains_key(&seat) {
-                    self.step((node, seat), Input::LeaderKey(key))?;
-                }
-            }
-            Change::Members(group, membership) => self.members_changed(node, group, &membership)?,
-            Change::Counter(counter) => self.counter_moved(node, counter),
-        }
-        Ok(())
-    }
-
-    fn members_changed(&mut self, node: usize, group: GroupId, membership: &Membership) -> Verdict {
-        for seat in rdb_proto::types::Side::BOTH.map(|side| SeatId { group, side }) {
-            if self.nodes[node].members.contains_key(&seat) {
-                self.step((node, seat), Input::Members(membership.clone()))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The members hear of the counter at most every few milliseconds: the latest value is all that counts.
-    fn counter_moved(&mut self, node: usize, counter: Seq) {
-        let state = &mut self.nodes[node];
-        state.counter_seen = counter.max(state.counter_seen);
-        if !std::mem::replace(&mut state.is_counter_pending, true) {
-            let life = state.life;
-            let delay = self.driver.below(20 * MILLI);
-            self.queue
-                .push(self.now + delay, Event::CounterShown { node, life });
-        }
-    }
-
-    pub(super) fn counter_shown(&mut self, node: usize, life: u64) -> Verdict {
-        if !self.lives(node, life) {
-            return Ok(());
-        }
-        self.nodes[node].is_counter_pending = false;
-        let counter = self.nodes[node].counter_seen;
-        self.for_each_member(node, &|_| Input::CounterObserved(counter))
-    }
-
     pub(super) fn beat(&mut self, node: usize, life: u64) -> Verdict {
         if !self.lives(node, life) {
             return Ok(());
         }
         self.queue.push(self.now + HEARTBEAT, Event::Beat { node, life });
-        self.for_each_member(node, &|_| Input::Tick)
+        self.for_each_member(node, &|_| Input::Tick)?;
+        self.beat_guard(node)
     }
 
     // Life and death.
@@ -992,6 +617,7 @@ impl World {
         for seat in seats {
             self.wake((node, seat))?;
         }
+        self.begin_guard(node);
         self.ask(node, Asked::Lease, Request::KeepAlive { lease: None });
         self.list(node);
         let first = self.driver.below(HEARTBEAT);
@@ -1072,6 +698,7 @@ impl World {
         state.is_up = false;
         state.lease = None;
         state.watch = 0;
+        state.guard = None;
         state.is_counter_pending = false;
         state.counter_seen = Seq::ZERO;
         state.allocator = Allocator::default();

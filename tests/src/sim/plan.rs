@@ -87,6 +87,9 @@ faults! {
     Storm = "storm";
     /// The coordinator brings back older members of a group, all of whose members know better.
     MembersRollback = "members-rollback";
+    /// The coordinator is restored from an older backup of itself, as a whole. Nodes have their guard in runs with it
+    /// only: the others show that the core keeps its promises without.
+    CoordinatorRollback = "coordinator-rollback";
 }
 
 impl fmt::Display for Fault {

@@ -41,6 +41,9 @@ impl Sweep {
         total.streamed += counts.streamed;
         total.changes += counts.changes;
         total.searched += counts.searched;
+        total.rollbacks += counts.rollbacks;
+        total.generations += counts.generations;
+        total.guards_without += counts.guards_without;
         self.failed
             .extend(violation.map(|violation| (seed, violation.to_string())));
     }
@@ -61,6 +64,9 @@ impl Sweep {
         row("events committed", total.committed.to_string());
         row("failovers", total.failovers.to_string());
         row("members keys written", total.changes.to_string());
+        row("coordinators restored", total.rollbacks.to_string());
+        row("coordinators put right", total.generations.to_string());
+        row("guards without a group", total.guards_without.to_string());
         for (told, count) in &total.told {
             row(&format!("operations {told}"), count.to_string());
         }

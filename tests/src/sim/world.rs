@@ -9,6 +9,7 @@ use super::checks::{
 use super::client::{Caller, Client, Reply};
 use super::controller::Step;
 use super::coordinator::{Answer, Change, Coordinator, Request};
+use super::guarding::SeenMessage;
 use super::nemesis::Storm;
 use super::network::Network;
 use super::node::Node;
@@ -21,8 +22,8 @@ use crate::workload::{History, Tick};
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::event::{Event as Stored, decode_batch};
 use rdb_proto::types::{GroupId, KeyName, LogIndex, Membership, NodeId, SeatId, Side};
-use rdb_server::protocol::{LogReadId, Message};
-use std::collections::BTreeMap;
+use rdb_server::protocol::{LogReadId, Message, Seen};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// A member: its node's place, and its seat.
@@ -41,6 +42,16 @@ pub(super) enum Event {
         to: usize,
         node: usize,
     },
+    Seen {
+        to: usize,
+        from: usize,
+        message: SeenMessage,
+    },
+    SeenSynced {
+        node: usize,
+        life: u64,
+        seen: Box<Seen>,
+    },
     LogSynced {
         at: At,
         life: u64,
@@ -48,6 +59,7 @@ pub(super) enum Event {
     PromiseSynced {
         at: At,
         life: u64,
+        seen: Option<Box<Seen>>,
     },
     LogRead {
         at: At,
@@ -71,6 +83,7 @@ pub(super) enum Event {
         node: usize,
         life: u64,
         ask: u64,
+        connection: u64,
         request: Request,
     },
     Answered {
@@ -89,6 +102,7 @@ pub(super) enum Event {
         life: u64,
         watch: u64,
         change: Change,
+        seen: Option<Box<Seen>>,
     },
     CounterShown {
         node: usize,
@@ -122,6 +136,7 @@ pub(super) enum Event {
     Controller(GroupId),
     Storm(SeatId, [NodeId; 2]),
     MembersBack(GroupId),
+    BackUp,
     Calm,
 }
 
@@ -157,6 +172,12 @@ pub struct Counts {
     pub streamed: u64,
     /// Writes of a group's members key.
     pub changes: u64,
+    /// Restores of the coordinator from a backup.
+    pub rollbacks: u64,
+    /// Times that it was put right.
+    pub generations: u64,
+    /// Times that a guard went on without a group.
+    pub guards_without: u64,
     /// Operations on keys that the oracle searched.
     pub searched: u64,
 }
@@ -174,6 +195,8 @@ pub(super) struct World {
     pub(super) changes: BTreeMap<GroupId, Step>,
     pub(super) network: Network,
     pub(super) coordinator: Coordinator,
+    /// Older states of the coordinator, the oldest first.
+    pub(super) backups: VecDeque<Coordinator>,
     /// Until then the coordinator does not answer.
     pub(super) away_until: Micros,
     pub(super) clients: Vec<Client>,
@@ -247,6 +270,7 @@ impl World {
             subscribers,
             now: 0,
             queue: Queue::default(),
+            backups: VecDeque::new(),
             away_until: 0,
             checks: Checks::default(),
             counts: Counts::default(),
@@ -287,6 +311,7 @@ impl World {
             }
         }
         self.plan_faults();
+        self.back_up();
     }
 
     /// Runs to the end.
@@ -319,7 +344,18 @@ impl World {
             } => self.deliver(to, from, seat, message),
             Event::Refused { to, node } => self.refused(to, node),
             Event::LogSynced { at, life } => self.log_synced(at, life),
-            Event::PromiseSynced { at, life } => self.promise_synced(at, life),
+            Event::Seen { to, from, message } => {
+                self.seen_told(to, from, message);
+                Ok(())
+            }
+            Event::SeenSynced { node, life, seen } => {
+                self.seen_synced(node, life, &seen);
+                Ok(())
+            }
+            Event::PromiseSynced { at, life, seen } => {
+                self.seen_synced(at.0, life, &seen.unwrap_or_default());
+                self.promise_synced(at, life)
+            }
             Event::LogRead {
                 at,
                 life,
@@ -336,9 +372,10 @@ impl World {
                 node,
                 life,
                 ask,
+                connection,
                 request,
             } => {
-                self.asked(node, life, ask, request);
+                self.asked((node, life, ask), connection, request);
                 Ok(())
             }
             Event::Answered {
@@ -353,7 +390,16 @@ impl World {
                 life,
                 watch,
                 change,
-            } => self.watched(node, life, watch, change),
+                seen,
+            } => {
+                if let Some(seen) = seen
+                    && self.nodes[node].watch == watch
+                    && self.lives(node, life)
+                {
+                    self.learn(node, *seen);
+                }
+                self.watched(node, life, watch, change)
+            }
             Event::CounterShown { node, life } => self.counter_shown(node, life),
             Event::Client(client) => {
                 self.client_begins(client);
@@ -389,6 +435,10 @@ impl World {
             Event::Storm(seat, pair) => self.storm(seat, pair),
             Event::MembersBack(group) => {
                 self.members_back(group);
+                Ok(())
+            }
+            Event::BackUp => {
+                self.back_up();
                 Ok(())
             }
             Event::Calm => self.calm(),
@@ -433,7 +483,7 @@ impl World {
         };
         let durable = members.iter().filter(has).count();
         self.checks.commits.durable_on(seat, durable, self.plan.writes)?;
-        let counter = self.coordinator.counter();
+        let counter = self.coordinator.given();
         for entry in &entries[entries.len() - added..] {
             self.checks.marks.committed(seat, entry)?;
             self.checks.seqs.committed(seat, entry, counter)?;
@@ -529,13 +579,14 @@ impl Event {
     /// The node whose process it is for.
     const fn node(&self) -> Option<usize> {
         match self {
-            Self::Deliver { to, .. } | Self::Refused { to, .. } => Some(*to),
+            Self::Deliver { to, .. } | Self::Refused { to, .. } | Self::Seen { to, .. } => Some(*to),
             Self::LogSynced { at, .. }
             | Self::PromiseSynced { at, .. }
             | Self::LogRead { at, .. }
             | Self::IndexStep { at, .. } => Some(at.0),
             Self::Beat { node, .. }
             | Self::KeepAlive { node, .. }
+            | Self::SeenSynced { node, .. }
             | Self::Answered { node, .. }
             | Self::AskTimeout { node, .. }
             | Self::Watch { node, .. }
@@ -554,6 +605,7 @@ impl Event {
             | Self::Controller(_)
             | Self::Storm(..)
             | Self::MembersBack(_)
+            | Self::BackUp
             | Self::Calm => None,
         }
     }

@@ -1,6 +1,7 @@
 //! Stories of one node's guard. Group 0 is of the nodes 1, 2, 3 and group 1 of 4, 5, 6, with W = 2, so R = 2; the
 //! guard is of node 1.
 
+use super::super::testing::select_sabotage;
 use super::*;
 use rdb_proto::types::Side;
 
@@ -39,6 +40,7 @@ struct Story {
 
 impl Story {
     fn new(seen: Seen) -> Self {
+        select_sabotage();
         Self {
             guard: Guard::new(NodeId(1), 2, seen, QuestionId(0)),
             now: 0,
