@@ -275,6 +275,21 @@ pub const SEAT_MAIL_MAX: usize = 4_096;
 /// How long a node that passes a request on waits for the connection to the other node.
 pub const FORWARD_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long a node may take to tell what it has seen of etcd, connection included, before it is asked again.
+pub const SEEN_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Questions of other nodes about it that may wait.
+pub const SEEN_QUESTIONS_MAX: usize = 64;
+
+/// How often at least what a node has seen of etcd is written to its disk, while it changes.
+pub const SEEN_WRITTEN_EVERY: Duration = Duration::from_secs(1);
+
+/// For how long the judging of an etcd is nobody's concern: after that, operators are told what it waits for.
+pub const GUARD_TOLD_AFTER: Duration = Duration::from_secs(2);
+
+/// Changes of seats and groups in one txn; etcd takes 128 operations in one, by default.
+pub const ETCD_TXN_OPERATIONS_MAX: usize = 100;
+
 /// How long a call to etcd may take.
 pub const ETCD_CALL_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -1,6 +1,6 @@
 //! What other nodes say to this one: whose stream is taken, and which of two.
 
-use super::{EXCHANGE_VERSION, Shared, TransportError, wire};
+use super::{EXCHANGE_VERSION, Shared, TransportError, seen, wire};
 use crate::clock;
 use crate::limits::{CONNECT_TIMEOUT, REFUSALS_TOLD_MAX};
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -9,7 +9,8 @@ use rdb_proto::member::exchange_request::Part;
 use rdb_proto::member::exchange_response::Answer;
 use rdb_proto::member::member_server::Member;
 use rdb_proto::member::{
-    Batch, ExchangeRequest, ExchangeResponse, Hello, Refusal, RefusalReason, SeatMessage, Welcome,
+    Batch, ExchangeRequest, ExchangeResponse, Hello, Refusal, RefusalReason, SeatMessage, TellSeenRequest,
+    TellSeenResponse, Welcome, tell_seen_response,
 };
 use rdb_proto::types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,11 +65,16 @@ impl Inbound {
         let Some(Some(Part::Hello(hello))) = first.transpose()?.flatten().map(|request| request.part) else {
             return Ok(Err(RefusalReason::NoHello));
         };
-        let refusal = self.refusal(&hello);
+        Ok(self.welcomed(&hello))
+    }
+
+    /// The node that says hello, or why it is not welcome.
+    fn welcomed(&self, hello: &Hello) -> Result<NodeId, RefusalReason> {
+        let refusal = self.refusal(hello);
         if let Some(reason) = refusal {
-            self.tell_refusal(&hello, reason);
+            self.tell_refusal(hello, reason);
         }
-        Ok(refusal.map_or(Ok(NodeId(hello.sender)), Err))
+        refusal.map_or(Ok(NodeId(hello.sender)), Err)
     }
 
     fn refusal(&self, hello: &Hello) -> Option<RefusalReason> {
@@ -221,6 +227,23 @@ impl Member for Inbound {
             }
         };
         Ok(Response::new(answers))
+    }
+
+    async fn tell_seen(
+        &self,
+        request: Request<TellSeenRequest>,
+    ) -> Result<Response<TellSeenResponse>, Status> {
+        let hello = request.into_inner().hello;
+        let hello = hello.ok_or(RefusalReason::NoHello);
+        let answer = match hello.and_then(|hello| self.welcomed(&hello)) {
+            Ok(_) => seen::answer(&self.shared).await?,
+            Err(reason) => TellSeenResponse {
+                answer: Some(tell_seen_response::Answer::Refusal(Refusal {
+                    reason: reason.into(),
+                })),
+            },
+        };
+        Ok(Response::new(answer))
     }
 }
 

@@ -23,6 +23,7 @@
 //! | `peer` | when a peer is dialled, and what a failure proves |
 //! | `inbound` | whose stream is taken, and which of two |
 //! | `seats` | where a message goes on this node |
+//! | `seen` | how nodes tell each other what they have seen of the coordinator |
 //! | `wire` | how a message is written |
 //! | `stats` | what is counted |
 
@@ -30,6 +31,7 @@ mod inbound;
 mod peer;
 mod queue;
 mod seats;
+mod seen;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ pub mod wire;
 
 pub use inbound::Inbound;
 pub use seats::SeatMail;
+pub use seen::SeenAsked;
 pub use stats::{Count, TransportStats};
 pub use wire::TransportError;
 
@@ -47,7 +50,7 @@ use rdb_proto::member::member_server::MemberServer;
 use rdb_proto::types::{NodeId, SeatId};
 use seats::Seats;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -72,6 +75,8 @@ pub struct Identity {
 struct Shared {
     me: Identity,
     seats: Seats,
+    /// Where questions go about what this node has seen of the coordinator.
+    seen_asked: OnceLock<mpsc::Sender<SeenAsked>>,
     stats: TransportStats,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -91,6 +96,7 @@ impl Transport {
         let shared = Arc::new(Shared {
             me,
             seats: Seats::default(),
+            seen_asked: OnceLock::new(),
             stats: TransportStats::default(),
             tasks,
             stopping,

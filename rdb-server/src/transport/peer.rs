@@ -1,7 +1,7 @@
 //! One peer: when it is dialled, what is sent over the stream, and what a failure proves.
 
 use super::queue::Queue;
-use super::{EXCHANGE_VERSION, Shared, wire};
+use super::{EXCHANGE_VERSION, Identity, Shared, wire};
 use crate::clock::{self, BackOff};
 use crate::limits::{
     BACK_OFF, BACK_OFF_MAX, CONNECT_TIMEOUT, EXCHANGE_BYTES_MAX, PEER_KEEP_ALIVE, PEER_KEEP_ALIVE_TIMEOUT,
@@ -44,6 +44,10 @@ impl Peer {
             queue,
             _closing: closing.drop_guard(),
         }
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
     }
 
     pub(super) fn is_at(&self, address: &str) -> bool {
@@ -230,19 +234,19 @@ impl Dialler {
             let batch = sender.next().await?;
             Some((request(Part::Batch(batch)), sender))
         });
-        stream::once(ready(request(Part::Hello(self.hello())))).chain(batches)
+        stream::once(ready(request(Part::Hello(hello_to(&self.shared.me, self.node))))).chain(batches)
     }
+}
 
-    fn hello(&self) -> Hello {
-        let me = &self.shared.me;
-        Hello {
-            sender: me.node.0,
-            incarnation: me.incarnation.as_bytes().to_vec().into(),
-            database: me.database.as_bytes().to_vec().into(),
-            receiver: self.node.0,
-            release: env!("CARGO_PKG_VERSION").to_owned(),
-            exchange_version: EXCHANGE_VERSION,
-        }
+/// Who this node is, to the node `to`.
+pub(super) fn hello_to(me: &Identity, to: NodeId) -> Hello {
+    Hello {
+        sender: me.node.0,
+        incarnation: me.incarnation.as_bytes().to_vec().into(),
+        database: me.database.as_bytes().to_vec().into(),
+        receiver: to.0,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        exchange_version: EXCHANGE_VERSION,
     }
 }
 

@@ -145,7 +145,7 @@ const fn end_to_wire(end: LogEnd) -> Option<wire::LogEnd> {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the wire has it optional")]
-fn membership_to_wire(membership: &Membership) -> Option<wire::Membership> {
+pub(super) fn membership_to_wire(membership: &Membership) -> Option<wire::Membership> {
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     Some(wire::Membership {
         number: membership.number,
@@ -258,7 +258,7 @@ fn end(wire: Option<wire::LogEnd>) -> Result<LogEnd, TransportError> {
     })
 }
 
-fn membership(wire: Option<wire::Membership>) -> Result<Membership, TransportError> {
+pub(super) fn membership(wire: Option<wire::Membership>) -> Result<Membership, TransportError> {
     let wire = wire.ok_or(TransportError::Missing("membership"))?;
     let nodes = |numbers: Vec<u64>| numbers.into_iter().map(NodeId).collect();
     Ok(Membership {
