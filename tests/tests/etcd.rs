@@ -4,7 +4,7 @@
 use etcd_client::{Client, CompactionOptions, GetOptions};
 use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq, Side, Timestamp};
 use rdb_server::coordination::etcd::{EtcdCoordinator, EtcdSettings, EtcdTls, connect};
-use rdb_server::coordination::{Allocation, CoordinationError, Coordinator, SeatKey, View};
+use rdb_server::coordination::{Allocation, CoordinationError, Coordinator, Restart, SeatKey, View};
 use rdb_tests::authority::{Authority, Signed};
 use rdb_tests::etcd::{Etcd, free_port};
 use rdb_tests::process::Settings;
@@ -655,6 +655,111 @@ async fn an_etcd_that_went_back_gives_no_numbers() {
     let error = soon("a refusal", node.allocate(1)).await.unwrap_err();
     assert!(matches!(error, CoordinationError::RolledBack { .. }), "{error}");
     assert_eq!(*node.counter().borrow(), last, "the counter never goes back");
+}
+
+/// The same when its revision has caught up meanwhile, which is all that a watch would notice.
+#[tokio::test]
+async fn an_etcd_that_went_back_and_caught_up_is_not_followed() {
+    let Some(mut etcd) = Etcd::start_or_skip().await else {
+        return;
+    };
+    let node = join(settings(&etcd, "n1")).await;
+    allocate(&node, 5).await;
+    etcd.stop().await;
+    let backup = etcd.backup();
+    etcd.run().await;
+    shows(&node, "the problem to be over", |view| view.problem.is_none()).await;
+    for _ in 0..5 {
+        allocate(&node, 5).await;
+    }
+    etcd.stop().await;
+    shows(&node, "the problem to be told", |view| view.problem.is_some()).await;
+    etcd.restore(&backup);
+    {
+        let client = outsider(&etcd.run_elsewhere().await).await;
+        let mut kv = client.kv_client();
+        for i in 0..200 {
+            kv.put("/rdb/test/noise", i.to_string(), None).await.unwrap();
+        }
+    }
+    etcd.stop().await;
+    etcd.run().await;
+    let is_told = |view: &View| {
+        view.problem
+            .as_ref()
+            .is_some_and(|problem| problem.contains("its counter was 30 and is 5"))
+    };
+    shows(&node, "the rollback to be told", is_told).await;
+    assert!(soon("a refusal", node.allocate(1)).await.is_err());
+}
+
+/// A session is of one process of etcd: when that ends, so does the session, whoever listens there later; and numbers
+/// are taken over open sessions only.
+#[tokio::test]
+async fn a_session_ends_with_the_process_that_it_is_of() {
+    let Some(mut etcd) = Etcd::start_or_skip().await else {
+        return;
+    };
+    let node = join(settings(&etcd, "n1")).await;
+    node.guard();
+    node.close_numbers(false);
+    let refused = soon("a refusal", node.allocate(1)).await;
+    assert!(refused.is_err(), "nobody let numbers be taken");
+    let session = node.begin_session(0).await.unwrap();
+    let generation = session.progress().await.unwrap().generation;
+    session.open(generation);
+    assert_eq!(allocate(&node, 3).await.first, Seq(1));
+    let restarted = async {
+        etcd.stop().await;
+        etcd.run().await;
+    };
+    let ended = soon("the end of the session", session.clone().ended());
+    tokio::join!(ended, restarted);
+    assert!(soon("an error", session.progress()).await.is_err());
+    assert!(soon("a refusal", node.allocate(1)).await.is_err());
+    let next = node.begin_session(0).await.unwrap();
+    assert_eq!(next.progress().await.unwrap().counter, Seq(3));
+    next.open(generation);
+    assert_eq!(allocate(&node, 1).await.first, Seq(4));
+}
+
+/// Only one of several nodes puts an etcd right, and numbers of the generation before are not to be had any more.
+#[tokio::test]
+async fn etcd_is_put_right_once() {
+    let Some(etcd) = Etcd::start_or_skip().await else {
+        return;
+    };
+    let node = join(settings(&etcd, "n1")).await;
+    let epoch = win(&node, placed(&node).await).await;
+    allocate(&node, 3).await;
+    node.guard();
+    let session = node.begin_session(0).await.unwrap();
+    let before = session.progress().await.unwrap();
+    assert_eq!(before.epochs[&SEAT], epoch.number);
+    session.open(before.generation);
+    let restart = |seq| {
+        let mut to = before.clone();
+        to.generation += 1;
+        to.counter = Seq(seq);
+        to.epochs.insert(SEAT, 40);
+        to.members.get_mut(&SEAT.group).unwrap().number = 7;
+        Restart {
+            compares: before.generation,
+            to,
+        }
+    };
+    session.restart(&restart(1_000)).await.unwrap();
+    session.restart(&restart(2_000)).await.unwrap();
+    let after = session.progress().await.unwrap();
+    assert_eq!(after.counter, Seq(1_000));
+    assert_eq!(after.epochs[&SEAT], 40);
+    assert_eq!(after.members[&SEAT.group].number, 7);
+    assert!(after.time >= before.time);
+    assert!(soon("a refusal", node.allocate(1)).await.is_err());
+    session.open(after.generation);
+    assert_eq!(allocate(&node, 1).await.first, Seq(1_001));
+    let key = holder(&node, None).await;
+    assert_eq!(win(&node, key).await.number, 41);
 }
 
 /// Numbers that are asked for one after the other; how many requests failed.

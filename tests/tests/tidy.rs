@@ -71,6 +71,7 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
         &[
             "rdb-server/src/api",
             "rdb-server/src/transport",
+            "rdb-server/src/coordination/etcd/connection.rs",
             // etcd's own client shows it there.
             "rdb-server/src/coordination/etcd/endpoints.rs",
             "rdb-client/src",

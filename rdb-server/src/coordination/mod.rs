@@ -4,9 +4,11 @@
 
 pub mod embedded;
 pub mod etcd;
+mod progress;
 pub mod replacement;
 mod view;
 
+pub use progress::{Progress, Restart};
 pub use view::{NodeInfo, SeatKey, View};
 
 use async_trait::async_trait;

@@ -3,6 +3,7 @@
 //! The txn compares the counter's **value**: an etcd that was restored can have the same revision with another value.
 
 use super::records::{CounterRecord, FORMAT, decode, encode};
+use super::session::{Numbers, Open};
 use super::{Shared, call, value_got};
 use crate::clock;
 use crate::coordination::{Allocation, CoordinationError};
@@ -11,6 +12,7 @@ use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use rdb_proto::types::Seq;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// Somebody who waits for numbers.
 pub(super) struct Wanted {
@@ -58,7 +60,10 @@ impl Allocator {
                 .map(|wanted| wanted.count)
                 .fold(0, u64::saturating_add);
             // Bounded as a whole: a node that is far from etcd could lose every race.
-            let taken = clock::within(ETCD_CALL_TIMEOUT, self.take(count)).await;
+            let taken = clock::within(ETCD_CALL_TIMEOUT, Box::pin(self.take(count))).await;
+            if !matches!(taken, Some(Ok(_))) {
+                self.distrust();
+            }
             let late = || {
                 Err(CoordinationError::Unavailable {
                     what: "the counter",
@@ -80,23 +85,24 @@ impl Allocator {
     }
 
     async fn take(&mut self, count: u64) -> Result<Allocation, CoordinationError> {
+        let over = self.connection().await?;
         loop {
             let seen = match self.seen.take() {
                 Some(seen) => self.or_newer(seen),
-                None => self.read().await?,
+                None => self.read(&over).await?,
             };
             // What etcd had shown before the call: an answer below it is from an older state. (What the watch shows
             // meanwhile may be newer than the answer.)
             let floor = self.shared.floor();
-            let (next, allocation) = self.next(&seen, count);
+            let (next, allocation) = self.next(&seen, count, over.generation);
             let bytes = encode(&next);
             let key = &self.shared.keys.counter;
             let is_same = Compare::value(key.clone(), CompareOp::Equal, seen.bytes.clone());
             let txn = Txn::new()
-                .when([is_same, self.shared.same_generation()])
+                .when([is_same, self.shared.generation_is(over.generation)])
                 .and_then([TxnOp::put(key.clone(), bytes.clone(), None)])
                 .or_else([TxnOp::get(key.clone(), None)]);
-            let answer = call("the counter", self.shared.client.kv_client().txn(txn)).await?;
+            let answer = call("the counter", over.client.kv_client().txn(txn)).await?;
             if answer.succeeded() {
                 self.shared.saw_counter(next.last());
                 self.seen = Some(Value { record: next, bytes });
@@ -106,7 +112,7 @@ impl Allocator {
             if found == seen {
                 return Err(CoordinationError::RolledBack {
                     what: "the generation in its config",
-                    seen: self.shared.config.generation,
+                    seen: over.generation,
                     found: 0,
                 });
             }
@@ -114,9 +120,40 @@ impl Allocator {
         }
     }
 
-    async fn read(&self) -> Result<Value, CoordinationError> {
+    /// The connection that numbers are taken over; waits while it is being judged.
+    async fn connection(&self) -> Result<Open, CoordinationError> {
+        let mut numbers = self.shared.numbers.subscribe();
+        let judged = numbers.wait_for(|numbers| !matches!(numbers, Numbers::Judged));
+        let unavailable = |why: &str| CoordinationError::Unavailable {
+            what: "the counter",
+            why: why.to_owned(),
+        };
+        let numbers = judged
+            .await
+            .map_err(|_closed| unavailable("the node is stopping"))?;
+        match &*numbers {
+            Numbers::Open(open) => Ok(open.clone()),
+            Numbers::Unguarded => Ok(Open {
+                client: Arc::new(self.shared.client.clone()),
+                generation: self.shared.known().mirror.generation(),
+                broken: CancellationToken::new(),
+            }),
+            Numbers::Closed | Numbers::Judged => {
+                Err(unavailable("no connection to etcd was found to be safe"))
+            }
+        }
+    }
+
+    /// No numbers came over the connection: the next ones are taken over another one, which is judged anew.
+    fn distrust(&self) {
+        if let Numbers::Open(open) = &*self.shared.numbers.borrow() {
+            open.broken.cancel();
+        }
+    }
+
+    async fn read(&self, over: &Open) -> Result<Value, CoordinationError> {
         let floor = self.shared.floor();
-        let mut kv = self.shared.client.kv_client();
+        let mut kv = over.client.kv_client();
         let got = call("the counter", kv.get(self.shared.keys.counter.clone(), None)).await?;
         self.value(got.kvs().first().map(|kv| kv.value().to_vec()), floor)
     }
@@ -156,7 +193,7 @@ impl Allocator {
     }
 
     /// The value after `count` numbers were taken, and what that gives.
-    fn next(&mut self, seen: &Value, count: u64) -> (CounterRecord, Allocation) {
+    fn next(&mut self, seen: &Value, count: u64, generation: u64) -> (CounterRecord, Allocation) {
         let (last, time) = (seen.record.last(), seen.record.time());
         let now = clock::utc_now();
         // Time never goes back along seq, so a clock that is behind is not used. It may also be another node's that
@@ -175,7 +212,7 @@ impl Allocator {
             format: FORMAT,
             seq: last.plus(count).get(),
             time_us: time.get(),
-            generation: self.shared.config.generation,
+            generation,
         };
         let first = last.next();
         (next, Allocation { first, time })

@@ -2,6 +2,7 @@
 
 use super::endpoints::{Moves, OneAtATime};
 use super::records::{ConfigRecord, CounterRecord, FORMAT, IdRecord, Keys, decode, encode};
+use super::session::Numbers;
 use super::{EtcdCoordinator, EtcdSettings, Known, Shared, call, grant, value_got};
 use crate::clock::{self, BackOff};
 use crate::coordination::{CoordinationError, View};
@@ -34,6 +35,7 @@ pub struct Connected {
     settings: EtcdSettings,
     config: ConfigRecord,
     warnings: Vec<String>,
+    remembered: Option<NodeId>,
 }
 
 /// The client, which cannot be printed.
@@ -67,6 +69,7 @@ pub async fn connect(settings: EtcdSettings) -> Result<Connected, CoordinationEr
                     settings,
                     config,
                     warnings,
+                    remembered: None,
                 });
             }
             Err(error @ CoordinationError::Unavailable { .. }) => {
@@ -84,6 +87,17 @@ async fn try_connect(
     keys: &Keys,
     first: usize,
 ) -> Result<(Client, Moves, ConfigRecord, Vec<String>), CoordinationError> {
+    let options = connect_options(settings).await?;
+    let (channel, moves) = OneAtATime::new(first);
+    let connecting = Client::connect_with_balanced_channel(&settings.endpoints, Some(options), channel);
+    let client = call("etcd", connecting).await?;
+    let config = config(&client, settings, keys).await?;
+    let warnings = warnings(&client).await?;
+    Ok((client, moves, config, warnings))
+}
+
+/// How every connection to etcd is made.
+pub(super) async fn connect_options(settings: &EtcdSettings) -> Result<ConnectOptions, CoordinationError> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(ETCD_CONNECT_TIMEOUT)
         .with_keep_alive(ETCD_KEEP_ALIVE, ETCD_KEEP_ALIVE_TIMEOUT)
@@ -97,12 +111,7 @@ async fn try_connect(
     if let Some(tls) = &settings.tls {
         options = options.with_tls(tls.options().await?);
     }
-    let (channel, moves) = OneAtATime::new(first);
-    let connecting = Client::connect_with_balanced_channel(&settings.endpoints, Some(options), channel);
-    let client = call("etcd", connecting).await?;
-    let config = config(&client, settings, keys).await?;
-    let warnings = warnings(&client).await?;
-    Ok((client, moves, config, warnings))
+    Ok(options)
 }
 
 /// The config that is there, or the one of these settings when there is none.
@@ -207,6 +216,15 @@ impl Connected {
         self.config.database
     }
 
+    /// The data directory knows which node it is of: an etcd that was restored may not.
+    #[must_use]
+    pub fn remembering(self, node: Option<NodeId>) -> Self {
+        Self {
+            remembered: node,
+            ..self
+        }
+    }
+
     /// Registers this node by its name and data directory, and starts to follow etcd.
     ///
     /// # Errors
@@ -244,6 +262,8 @@ impl Connected {
             view: channel::Sender::new(Arc::new(View::default())),
             counter: channel::Sender::new(Seq::ZERO),
             floor: AtomicU64::new(0),
+            numbers: channel::Sender::new(Numbers::Unguarded),
+            directory,
             lease: channel::Sender::new(Some(lease)),
         });
         super::watch::list(&shared).await?;
@@ -267,7 +287,10 @@ impl Connected {
                 .first()
                 .map(|kv| (kv.value().to_vec(), kv.mod_revision()));
             let (node, revision) = match found {
-                None => (NodeId(clock::random_u64()), 0),
+                None => {
+                    let fresh = || NodeId(clock::random_u64());
+                    (self.remembered.unwrap_or_else(fresh), 0)
+                }
                 Some((value, revision)) => {
                     let record: IdRecord = decode(&key, &value)?;
                     if record.directory == directory {

@@ -1,11 +1,11 @@
 //! The node's lease: kept alive, and taken anew when it was lost, without leaving the process.
 
-use super::records::encode;
+use super::records::{FORMAT, IdRecord, encode};
 use super::{Shared, call, grant};
 use crate::clock::{self, BackOff};
 use crate::coordination::CoordinationError;
 use crate::limits::{ETCD_RETRY_MAX, ETCD_RETRY_MIN};
-use etcd_client::PutOptions;
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use std::sync::Arc;
 
 /// Keeps `lease` alive, and each that follows it, for ever.
@@ -78,7 +78,18 @@ async fn try_take(shared: &Shared) -> Result<i64, CoordinationError> {
     let live = shared.settings.live_record(shared.incarnation);
     let leased = PutOptions::new().with_lease(lease);
     let key = shared.keys.live(shared.node);
-    let mut kv = shared.client.kv_client();
-    call("the live nodes", kv.put(key, encode(&live), Some(leased))).await?;
+    let name = shared.keys.id(&shared.settings.node_name);
+    let id = IdRecord {
+        format: FORMAT,
+        node: shared.node.0,
+        directory: shared.directory,
+    };
+    // An etcd that was restored from a copy of before this node's first start does not know its name.
+    let txn = Txn::new().and_then([TxnOp::put(key, encode(&live), Some(leased)), {
+        let unknown = Compare::version(name.clone(), CompareOp::Equal, 0);
+        let register = TxnOp::put(name, encode(&id), None);
+        TxnOp::txn(Txn::new().when([unknown]).and_then([register]))
+    }]);
+    call("the live nodes", shared.client.kv_client().txn(txn)).await?;
     Ok(lease)
 }

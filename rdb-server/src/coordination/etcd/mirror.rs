@@ -1,11 +1,13 @@
 //! What etcd holds of the database, as this node knows it: kept by a listing and a watch, read by everything else.
 
+use super::Shared;
 use super::records::{
-    ControllerRecord, CounterRecord, EpochRecord, IdRecord, Keys, LeaderRecord, LeavingRecord, LiveRecord,
-    MembersRecord, ReportRecord, decode,
+    ConfigRecord, ControllerRecord, CounterRecord, EpochRecord, IdRecord, Keys, LeaderRecord, LeavingRecord,
+    LiveRecord, MembersRecord, ReportRecord, decode,
 };
+use crate::coordination::progress::Progress;
 use crate::coordination::{CoordinationError, NodeInfo, Report, SeatKey, View};
-use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq, Side};
+use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq, Side, Timestamp};
 use std::collections::BTreeMap;
 
 /// A value with the revision of its last change.
@@ -20,6 +22,7 @@ pub(super) struct At<T> {
 pub(super) struct Mirror {
     /// Everything before it is known.
     pub(super) revision: i64,
+    config: Option<ConfigRecord>,
     ids: BTreeMap<String, At<IdRecord>>,
     live: BTreeMap<NodeId, LiveRecord>,
     /// Where nodes were reached when they were live.
@@ -36,6 +39,7 @@ pub(super) struct Mirror {
 
 /// The part of a key behind the prefix, taken apart.
 enum Name<'a> {
+    Config,
     Id(&'a str),
     Live(NodeId),
     Controller,
@@ -57,6 +61,7 @@ fn name_of<'a>(keys: &Keys, key: &'a str) -> Name<'a> {
     };
     let parts: Vec<&str> = name.split('/').collect();
     match parts.as_slice() {
+        ["config"] => Name::Config,
         ["ids", name] => Name::Id(name),
         ["live", node] => node.parse().map_or(Name::Other, |node| Name::Live(NodeId(node))),
         ["leaving", node] => node
@@ -108,6 +113,7 @@ impl Mirror {
         revision: i64,
     ) -> Result<(), CoordinationError> {
         match name_of(keys, key) {
+            Name::Config => self.config = Some(decode(key, value)?),
             Name::Id(name) => {
                 let value = decode(key, value)?;
                 self.ids.insert(name.to_owned(), At { value, revision });
@@ -144,6 +150,7 @@ impl Mirror {
     pub(super) fn delete(&mut self, keys: &Keys, key: &str, revision: i64) {
         self.revision = self.revision.max(revision);
         match name_of(keys, key) {
+            Name::Config => self.config = None,
             Name::Id(name) => {
                 self.ids.remove(name);
             }
@@ -209,6 +216,53 @@ impl Mirror {
     /// Last seq handed out.
     pub(super) fn last_seq(&self) -> Seq {
         self.counter.as_ref().map_or(Seq::ZERO, CounterRecord::last)
+    }
+
+    /// How often etcd went back to an older state and was put right.
+    pub(super) fn generation(&self) -> u64 {
+        self.config.as_ref().map_or(0, |config| config.generation)
+    }
+
+    /// How far the keys have come.
+    pub(super) fn progress(&self) -> Progress {
+        let epochs = self.epochs.iter();
+        let members = self.members.iter();
+        Progress {
+            generation: self.generation(),
+            revision: u64::try_from(self.revision).unwrap_or_default(),
+            counter: self.last_seq(),
+            time: self.counter.as_ref().map_or(Timestamp::ZERO, CounterRecord::time),
+            epochs: epochs.map(|(seat, at)| (*seat, at.value.number)).collect(),
+            members: members
+                .map(|(group, at)| (*group, at.value.membership()))
+                .collect(),
+        }
+    }
+
+    /// Whether a listing has what every database has: an etcd that was emptied, or restored from a copy that is older
+    /// than the database, has not.
+    pub(super) fn check(&self, shared: &Shared) -> Result<(), CoordinationError> {
+        let malformed = |key: &str, problem: String| CoordinationError::Malformed {
+            key: key.to_owned(),
+            problem,
+        };
+        let emptied = "it is missing: etcd was emptied, or restored from a copy older than this database. No numbers \
+                       are taken; restore etcd from a later copy";
+        let Some(config) = &self.config else {
+            return Err(malformed(&shared.keys.config(), emptied.to_owned()));
+        };
+        if config.database != shared.config.database {
+            let (found, mine) = (config.database, shared.config.database);
+            let problem = format!("it is of database {found}, and this node is of {mine}");
+            return Err(malformed(&shared.keys.config(), problem));
+        }
+        if self.counter.is_none() {
+            return Err(malformed(&shared.keys.counter, emptied.to_owned()));
+        }
+        self.complaints
+            .iter()
+            .next()
+            .map_or(Ok(()), |(key, problem)| Err(malformed(key, problem.clone())))
     }
 
     /// What concerns the rest of the node.

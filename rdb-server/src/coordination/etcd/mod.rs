@@ -8,6 +8,8 @@
 //! | `records` | names of the keys, and the values under them |
 //! | `endpoints` | which endpoint of etcd is used |
 //! | `tls` | the files of a connection with TLS |
+//! | `connection` | a channel that never reconnects |
+//! | `session` | over which connection numbers are taken, and how an etcd that went back is put right |
 //! | `join` | what a node finds or makes when it starts: the database's config, its own id |
 //! | `lease` | that etcd knows this node as live, and under which lease |
 //! | `watch` | what this node knows of etcd: a listing, then a watch, then again |
@@ -19,6 +21,7 @@
 //! | `placement` | which nodes get which groups |
 
 mod allocator;
+mod connection;
 mod controller;
 mod election;
 mod endpoints;
@@ -28,12 +31,15 @@ mod mirror;
 mod orders;
 mod placement;
 mod records;
+mod session;
 mod tls;
 mod watch;
 
 pub use join::{Connected, connect};
+pub use session::Session;
 pub use tls::EtcdTls;
 
+use super::progress::Progress;
 use super::{Allocation, CoordinationError, Coordinator, Granted, Order, Report, View};
 use crate::clock;
 use crate::limits::{ETCD_ALLOCATIONS_MAX, ETCD_CALL_TIMEOUT};
@@ -45,6 +51,7 @@ use futures::future::BoxFuture;
 use mirror::Mirror;
 use rdb_proto::types::{Epoch, NodeId, SeatId, Seq};
 use records::{ConfigRecord, Keys, LiveRecord};
+use session::Numbers;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -129,6 +136,10 @@ struct Shared {
     counter: channel::Sender<Seq>,
     /// Highest seq that was ever seen, in etcd or in an own log: a counter below it is from an older state of etcd.
     floor: AtomicU64,
+    /// Over which connection numbers are taken.
+    numbers: channel::Sender<Numbers>,
+    /// Its data directory.
+    directory: Uuid,
     /// The lease that this node holds now.
     lease: channel::Sender<Option<i64>>,
 }
@@ -137,7 +148,15 @@ struct Shared {
 struct Known {
     mirror: Mirror,
     problem: Option<String>,
+    numbers_problem: Option<String>,
     warnings: Vec<String>,
+}
+
+impl Known {
+    fn trouble(&self) -> Option<String> {
+        let problem = self.problem.as_ref();
+        problem.or(self.numbers_problem.as_ref()).cloned()
+    }
 }
 
 impl fmt::Debug for Shared {
@@ -160,7 +179,7 @@ impl Shared {
         let (view, last_seq) = {
             let mut known = self.known();
             change(&mut known);
-            let view = known.mirror.view(known.problem.clone(), &known.warnings);
+            let view = known.mirror.view(known.trouble(), &known.warnings);
             (view, known.mirror.last_seq())
         };
         self.saw_counter(last_seq);
@@ -186,13 +205,28 @@ impl Shared {
         });
     }
 
-    /// Holds as long as etcd did not go back to an older state and was set right since.
+    /// How far etcd had come, as this node saw it, and what its own logs prove.
+    fn progress(&self) -> Progress {
+        let progress = self.known().mirror.progress();
+        Progress {
+            counter: progress.counter.max(self.floor()),
+            ..progress
+        }
+    }
+
+    /// Holds as long as etcd did not go back to an older state and was set right since this node looked.
     fn same_generation(&self) -> Compare {
-        Compare::value(
-            self.keys.config(),
-            CompareOp::Equal,
-            records::encode(&self.config),
-        )
+        let generation = self.known().mirror.generation();
+        self.generation_is(generation)
+    }
+
+    fn generation_is(&self, generation: u64) -> Compare {
+        let config = ConfigRecord {
+            generation,
+            ..self.config.clone()
+        };
+        let value = records::encode(&config);
+        Compare::value(self.keys.config(), CompareOp::Equal, value)
     }
 
     /// The lease, for keys that end with it.

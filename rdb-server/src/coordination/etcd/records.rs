@@ -116,6 +116,19 @@ pub(super) struct MembersRecord {
 }
 
 impl MembersRecord {
+    /// Members, and nobody who catches up.
+    pub(super) fn of(membership: &Membership) -> Self {
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+        Self {
+            format: FORMAT,
+            number: membership.number,
+            members: ids(&membership.members),
+            previous: ids(&membership.previous),
+            learners: Vec::new(),
+            leaving: None,
+        }
+    }
+
     pub(super) fn membership(&self) -> Membership {
         let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
         Membership {

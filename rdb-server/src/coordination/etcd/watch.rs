@@ -1,5 +1,6 @@
 //! What this node knows of etcd: a listing, then a watch from there on; when that breaks, the same again.
 
+use super::mirror::Mirror;
 use super::{Known, Shared, call};
 use crate::clock::{self, BackOff};
 use crate::coordination::CoordinationError;
@@ -39,6 +40,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
 
 /// Reads every key of the database, at one revision.
 pub(super) async fn list(shared: &Shared) -> Result<(), CoordinationError> {
+    let before = shared.progress();
     let mut kv = shared.client.kv_client();
     let prefix = GetOptions::new().with_prefix();
     let listed = call(
@@ -49,21 +51,25 @@ pub(super) async fn list(shared: &Shared) -> Result<(), CoordinationError> {
     let revision = listed.header().map_or(0, etcd_client::ResponseHeader::revision);
     // It only grows, so a value that is newer than the rest does no harm.
     let counter = call("the counter", kv.get(shared.keys.counter.clone(), None)).await?;
-    let known_revision = shared.known().mirror.revision;
-    if revision < known_revision {
-        return Err(went_back(known_revision, revision));
+    let fill = |mirror: &mut Mirror| {
+        for kv in listed.kvs().iter().chain(counter.kvs()) {
+            let key = String::from_utf8_lossy(kv.key());
+            mirror.put(&shared.keys, &key, kv.value(), kv.mod_revision());
+        }
+        // The counter was read later, and its change is newer than others that are not in the listing.
+        mirror.revision = revision;
+    };
+    // An etcd that went back is not followed, also when its revision has caught up, before somebody put it right.
+    if before.revision > 0 {
+        let mut mirror = Mirror::default();
+        fill(&mut mirror);
+        mirror.check(shared)?;
+        mirror.progress().is_after(&before)?;
     }
     shared.learn(|known| {
         known.problem = None;
         known.mirror.restart(revision);
-        for kv in listed.kvs().iter().chain(counter.kvs()) {
-            let key = String::from_utf8_lossy(kv.key());
-            known
-                .mirror
-                .put(&shared.keys, &key, kv.value(), kv.mod_revision());
-        }
-        // The counter was read later, and its change is newer than others that are not in the listing.
-        known.mirror.revision = revision;
+        fill(&mut known.mirror);
     });
     Ok(())
 }
