@@ -195,6 +195,11 @@ impl Etcd {
         copy_tree(backup.path(), &self.data_dir());
     }
 
+    /// Removes all data. Call while it is stopped.
+    pub fn empty(&self) {
+        std::fs::remove_dir_all(self.data_dir()).unwrap();
+    }
+
     /// Runs `etcdctl` and returns what it printed.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("etcdctl");

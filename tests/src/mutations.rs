@@ -76,4 +76,10 @@ pub const MUTATIONS: &[Mutation] = &[
         "damage",
         "a_flipped_bit_is_refused_or_does_no_harm",
     ),
+    mutation(
+        "rollback_unguarded",
+        "an etcd that went back",
+        "restored",
+        "a_node_that_knows_less_than_the_copy_gets_no_number_twice",
+    ),
 ];

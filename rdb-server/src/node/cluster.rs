@@ -1,5 +1,6 @@
 //! A node of a cluster: joins through etcd, opens what it has members of, and follows what the coordinator decides.
 
+use super::guarding::{GuardDriver, Memory};
 use super::handle::{SeatHandle, Shared, host_and_port};
 use super::members::{Members, Rooms, Tuning};
 use super::telemetry::Telemetry;
@@ -32,7 +33,11 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
         });
     }
     let data_dir = Arc::new(data_dir);
+    let reading = Arc::clone(&data_dir);
+    let memory = blocking(move || Ok(Memory::read(&reading)?)).await?;
+    let connected = connected.remembering(memory.as_ref().map(|memory| memory.node));
     let coordinator = Arc::new(Box::pin(connected.join(data_dir.directory())).await?);
+    let guarded = Arc::clone(&coordinator);
     let telemetry = Arc::new(Telemetry::new());
     let rooms = Rooms::new(
         Arc::clone(&data_dir),
@@ -46,12 +51,17 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
         Ok(Arc::new(Members::new(rooms, Tuning::of(&own), index)))
     })
     .await?;
+    // Before the first seat: none may ask for numbers that nobody guards.
+    let seen = memory.map(|memory| memory.seen).unwrap_or_default();
+    let guard = GuardDriver::new(guarded, Arc::clone(&members), seen);
     let view = Arc::clone(&members.rooms.coordinator.view().borrow());
     let on_disk = data_dir.seats()?;
     let mine = seats_of(&view, members.rooms.coordinator.node_id());
     for seat in mine.into_iter().chain(on_disk) {
         open(&members, seat).await?;
     }
+    // After the last: what it tells others includes what all logs hold.
+    members.spawn(guard.run());
     let handle = Handle::new(Shared::new(&settings, &members));
     let node = Node { handle, members };
     node.members.spawn(follow(Arc::clone(&node.members)));

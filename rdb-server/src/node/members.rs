@@ -88,6 +88,14 @@ impl Tuning {
             is_alone: settings.is_standalone(),
         }
     }
+
+    pub(super) const fn writes(&self) -> usize {
+        self.writes
+    }
+
+    pub(super) const fn heartbeat(&self) -> Duration {
+        self.heartbeat
+    }
 }
 
 /// A seat between the opening of its log and the start of its driver.

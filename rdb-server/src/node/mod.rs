@@ -5,6 +5,7 @@ mod append;
 mod change;
 mod cluster;
 mod error;
+mod guarding;
 mod handle;
 mod history;
 mod indexer;
@@ -23,6 +24,7 @@ pub use crate::cdc::{Filter, Message, Start, Subscription};
 pub use crate::protocol::KeyState;
 pub use append::PendingAppend;
 pub use error::NodeError;
+pub use guarding::MemoryError;
 pub use handle::Handle;
 pub use history::HistoryPages;
 pub use request::{Append, At, Found, HistoryRange, KeyRange, Stored};
@@ -65,6 +67,9 @@ pub enum StartError {
         /// What etcd says.
         expected: Uuid,
     },
+    /// What the node remembers of etcd.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// A thread could not be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),

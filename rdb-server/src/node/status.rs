@@ -39,6 +39,8 @@ pub struct SeatView {
     pub leader: Option<NodeId>,
     /// Epoch that it is led under, as far as known.
     pub epoch: Epoch,
+    /// Highest epoch that the member promised to obey.
+    pub promised: Epoch,
     /// Last entry of the log.
     pub last_index: LogIndex,
     /// Last committed entry.

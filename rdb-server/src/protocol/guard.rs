@@ -283,7 +283,7 @@ impl Guard {
         let Some(state) = state else {
             return;
         };
-        if state.is_below(seen) {
+        if state.is_below(seen) && !sabotage::is(Sabotage::RollbackUnguarded) {
             let new = self.new_generation(&state);
             let question = self.question();
             if let Phase::Judging { reading, .. } = &mut self.phase {

@@ -115,6 +115,27 @@ impl DataDir {
         Ok(seats)
     }
 
+    /// A small file of the node in the directory; `None` when it was never written.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn note(&self, name: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        let path = self.path.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StorageError::io("read", &path)(error)),
+        }
+    }
+
+    /// Replaces such a file, durably and at once.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn keep_note(&self, name: &str, content: &[u8]) -> Result<(), StorageError> {
+        replace_file(&self.path.join(name), content)
+    }
+
     /// Bytes that the file system has left.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //!   seats/<group>.<side>/
 //!     seat                     promise, durable mark, commit          seat_file.rs
 //!     segment-00000001.log     entries, in frames with CRC-32C        log/
+//!   seen.json                  what the node remembers of etcd      node/guarding/memory.rs
 //!   index/                     sled; derived from the logs            key_index/store.rs
 //!   index.json                 whether index/ may be believed         key_index/store.rs
 //! ```

@@ -259,10 +259,12 @@ impl Mirror {
         if self.counter.is_none() {
             return Err(malformed(&shared.keys.counter, emptied.to_owned()));
         }
-        self.complaints
-            .iter()
-            .next()
-            .map_or(Ok(()), |(key, problem)| Err(malformed(key, problem.clone())))
+        // Of these keys one that cannot be read must not look as if it had gone back; others are complained of.
+        let groups = format!("{}groups/", shared.keys.prefix);
+        let is_needed =
+            |key: &str| key == shared.keys.config() || key == shared.keys.counter || key.starts_with(&groups);
+        let complaint = self.complaints.iter().find(|(key, _)| is_needed(key));
+        complaint.map_or(Ok(()), |(key, problem)| Err(malformed(key, problem.clone())))
     }
 
     /// What concerns the rest of the node.

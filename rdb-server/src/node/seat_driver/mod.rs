@@ -441,6 +441,7 @@ fn view_of(seat: &Seat, indexed_index: LogIndex, is_disk_full: bool) -> SeatView
         },
         leader: leader.map(|(node, _)| node),
         epoch: leader.map_or_else(|| seat.promised(), |(_, epoch)| epoch),
+        promised: seat.promised(),
         last_index: seat.log_end().index,
         commit_index: seat.commit(),
         indexed_index,

@@ -1,0 +1,210 @@
+//! Real nodes around a real etcd whose data goes back (DESIGN 6.5): restored from an older copy, or emptied. Numbers
+//! never go back and never come twice, nothing that was acknowledged is lost, and writes go on, or say why not.
+//!
+//! Red when the guard is off: `RDB_SABOTAGE=rollback_unguarded` with the feature `sabotage` (`scripts/sabotage`).
+#![cfg(test)]
+
+use rdb_proto::event::Event;
+use rdb_proto::reason::Reason;
+use rdb_tests::checkers::judge;
+use rdb_tests::cluster::Cluster;
+use rdb_tests::random::Random;
+use rdb_tests::say;
+use rdb_tests::time::{pause, soon};
+use rdb_tests::wire::assert_reason;
+use rdb_tests::workload::Ticks;
+use rdb_tests::workload::writers::{Load, Writer, crew, record_of};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// By how much numbers leap at least when etcd is put right.
+const LEAP: u64 = 1 << 40;
+
+fn writers(seed: u64) -> Vec<Writer> {
+    crew(5, &mut Random::of_run(seed), &Arc::new(Ticks::default()))
+}
+
+/// Stops etcd, copies its data, and starts it again.
+async fn back_up(cluster: &mut Cluster) -> tempfile::TempDir {
+    cluster.etcd.stop().await;
+    let backup = cluster.etcd.backup();
+    cluster.etcd.run().await;
+    backup
+}
+
+/// Puts a copy in the place of etcd's data.
+async fn put_back(cluster: &mut Cluster, backup: &tempfile::TempDir) {
+    cluster.etcd.stop().await;
+    cluster.etcd.restore(backup);
+    cluster.etcd.run().await;
+}
+
+/// Ends the load and judges the whole run against the stream of every node, which is the same.
+async fn judged(cluster: &Cluster, load: Load) -> Vec<Event> {
+    let record = record_of(load.stop().await);
+    cluster.until_led(false).await;
+    let all = cluster.events(0).await;
+    judge(&record, &all).unwrap();
+    for n in 1..3 {
+        assert_eq!(cluster.events(n).await, all, "node {n} shows the same stream");
+    }
+    let (acknowledged, stored) = (record.acknowledged(), all.len());
+    say(&format!("{acknowledged} events acknowledged, {stored} stored"));
+    assert!(acknowledged > 150, "the load was real");
+    all
+}
+
+/// Seats change hands: every node dies once and comes back.
+async fn fail_over(cluster: &mut Cluster, load: &Load) {
+    for seat in [0, 1] {
+        let victim = cluster.leader(0, seat).await;
+        cluster.kill(victim).await;
+        load.more(30).await;
+        cluster.run(victim).await;
+        load.more(10).await;
+    }
+}
+
+/// Under load, with failovers after the copy was made, so that counter, epochs and revision all go back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_of_etcd_is_put_right_under_load() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    cluster.until_led(true).await;
+    let load = Load::start_everywhere(writers(61), &cluster.addresses());
+    load.more(50).await;
+    let backup = back_up(&mut cluster).await;
+    load.more(50).await;
+    fail_over(&mut cluster, &load).await;
+    let before = cluster.status().await.counter;
+    put_back(&mut cluster, &backup).await;
+    load.more(50).await;
+    let after = cluster.status().await.counter;
+    assert!(after > before + LEAP, "{before}, then {after}");
+    fail_over(&mut cluster, &load).await;
+    let all = judged(&cluster, load).await;
+    assert!(all.last().unwrap().seq.get() > before + LEAP);
+    // And once more, from the same copy.
+    let before = cluster.status().await.counter;
+    put_back(&mut cluster, &backup).await;
+    let mut api = cluster.api(0).await;
+    let writing = async {
+        loop {
+            match api.write("after", "x").await {
+                Ok(written) => return written,
+                Err(_) => pause().await,
+            }
+        }
+    };
+    let written = soon("a write", writing).await;
+    assert!(written.seq > before + LEAP, "{written:?} after {before}");
+    cluster.until("a healthy cluster", |status| status.healthy).await;
+}
+
+/// All nodes stand still while etcd goes back: what they remember is on their disks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_were_stopped_notice_that_etcd_went_back() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    cluster.until_led(true).await;
+    let load = Load::start_everywhere(writers(62), &cluster.addresses());
+    load.more(50).await;
+    let backup = back_up(&mut cluster).await;
+    load.more(50).await;
+    for n in 0..3 {
+        cluster.kill(n).await;
+    }
+    put_back(&mut cluster, &backup).await;
+    cluster.start_all().await;
+    load.more(100).await;
+    let all = judged(&cluster, load).await;
+    assert!(all.last().unwrap().seq.get() > LEAP);
+}
+
+/// C8 of the design review: who knows less than the copy of etcd is the first to ask for numbers. Each node has a
+/// group of its own, so nothing but what the other one tells shows that the numbers were given.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_knows_less_than_the_copy_gets_no_number_twice() {
+    let settings = [("SHARD_GROUPS", "2"), ("GROUP_SIZE", "1"), ("WRITES", "1")];
+    let mut cluster = Cluster::start(2, &settings).await;
+    cluster.until_led(false).await;
+    let leaders = [cluster.leader(0, 0).await, cluster.leader(1, 0).await];
+    assert_ne!(leaders[0], leaders[1], "a group each");
+    // A key of each group: by whether its group's only node can be without the other.
+    let mut api = cluster.api(0).await;
+    let mut seqs = BTreeSet::new();
+    for n in 0..20 {
+        seqs.insert(api.write(&format!("k{n}"), "before").await.unwrap().seq);
+    }
+    let idle = leaders[0];
+    let busy = leaders[1];
+    // The idle one is away, so that it learns of nothing more.
+    cluster.kill(idle).await;
+    let mut api = cluster.api(busy).await;
+    let mut write_some = async |count: usize| {
+        let mut written = Vec::new();
+        for n in 0.. {
+            if written.len() == count {
+                return written;
+            }
+            if let Ok(answer) = api.write(&format!("k{}", n % 20), "more").await {
+                written.push(answer.seq);
+            }
+        }
+        written
+    };
+    seqs.extend(write_some(10).await);
+    let backup = back_up(&mut cluster).await;
+    let given: Vec<u64> = soon("writes of one group", write_some(10)).await;
+    assert!(given.iter().all(|seq| seqs.insert(*seq)), "{given:?}");
+    cluster.kill(busy).await;
+    put_back(&mut cluster, &backup).await;
+    cluster.start_all().await;
+    cluster.until_led(false).await;
+    let mut api = cluster.api(idle).await;
+    for n in 0..20 {
+        let key = format!("k{n}");
+        let writing = async {
+            loop {
+                match api.write(&key, "after").await {
+                    Ok(written) => return written.seq,
+                    Err(_) => pause().await,
+                }
+            }
+        };
+        let seq = soon("a write", writing).await;
+        assert!(seqs.insert(seq), "seq {seq} was given before");
+        assert!(seq > LEAP, "{seq} is in the order of time");
+    }
+}
+
+/// An etcd that was emptied cannot be put right by nodes: they refuse writes, say why, and lose nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_emptied_etcd_is_refused_by_name_and_its_copy_put_right() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    cluster.until_led(true).await;
+    let mut api = cluster.api(0).await;
+    for n in 0..10 {
+        api.write(&format!("k{n}"), "before").await.unwrap();
+    }
+    let backup = back_up(&mut cluster).await;
+    let writing = async {
+        while api.write("k0", "again").await.is_err() {
+            pause().await;
+        }
+    };
+    soon("a write", writing).await;
+    cluster.etcd.stop().await;
+    cluster.etcd.empty();
+    cluster.etcd.run().await;
+    let status = cluster
+        .until("a status that names what is missing", |status| {
+            status.summary.contains("emptied")
+        })
+        .await;
+    assert!(!status.healthy);
+    assert_reason(api.write("k1", "during").await, Reason::CoordinatorAway);
+    assert_eq!(api.read("k1").await.unwrap().payload, "before".as_bytes());
+    put_back(&mut cluster, &backup).await;
+    cluster.until("a healthy cluster", |status| status.healthy).await;
+    assert_eq!(api.write("k1", "after").await.unwrap().version, 2);
+    assert_eq!(api.read("k0").await.unwrap().payload, "again".as_bytes());
+}
