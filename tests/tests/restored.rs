@@ -208,3 +208,39 @@ async fn an_emptied_etcd_is_refused_by_name_and_its_copy_put_right() {
     assert_eq!(api.write("k1", "after").await.unwrap().version, 2);
     assert_eq!(api.read("k0").await.unwrap().payload, "again".as_bytes());
 }
+
+/// Members changed after the copy was made: one node is gone, and the one that took its place is not even known to the
+/// copy. The members of now stay, under a number above those of any change that somebody may know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_members_of_now_outlast_an_older_copy_of_etcd() {
+    let settings = [
+        ("LEASE_TTL", "2"),
+        ("REFRESH_INTERVAL", "1"),
+        ("REPLACE_AFTER", "2"),
+    ];
+    let mut cluster = Cluster::start(3, &settings).await;
+    cluster.until_led(true).await;
+    let load = Load::start_everywhere(writers(63), &cluster.addresses());
+    load.more(50).await;
+    let backup = back_up(&mut cluster).await;
+    let spare = cluster.start_another(&settings).await;
+    let lost = cluster.leader(0, 0).await;
+    cluster.kill(lost).await;
+    let stay: Vec<usize> = (0..3).filter(|n| *n != lost).collect();
+    let members = [stay[0], stay[1], spare];
+    cluster.until_members(&members).await;
+    load.more(50).await;
+    put_back(&mut cluster, &backup).await;
+    load.more(50).await;
+    cluster.until_members(&members).await;
+    cluster.until_led(true).await;
+    // With the node that the copy did not know and one more, nothing is missing.
+    cluster.kill(stay[0]).await;
+    load.more(30).await;
+    let record = record_of(load.stop().await);
+    cluster.until_led(false).await;
+    let all = cluster.events(spare).await;
+    judge(&record, &all).unwrap();
+    assert!(all.last().unwrap().seq.get() > LEAP);
+    assert_eq!(cluster.events(stay[1]).await, all);
+}
