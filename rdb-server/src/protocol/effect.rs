@@ -142,8 +142,11 @@ pub enum Effect {
         /// Who has everything and should stand first, by name in the key; `None` when the seat did not work here.
         successor: Option<NodeId>,
     },
-    /// Put these entries in the place of damaged ones, durably. Once the last damaged one is there, open the seat
-    /// anew ([`Seat::new`](super::Seat::new)) from the disk; until then nothing else changes the log.
+    /// Put these entries in the place of damaged ones, durably; they may begin before those, where the log was another
+    /// than the leader's. An entry of another epoch than the one in its place cuts off what follows it. Once the last damaged one is there, open the seat
+    /// anew ([`Seat::new`](super::Seat::new)) from the disk; until then nothing else changes the log. The new seat
+    /// begins its names again, so no answer to what this one asked for may reach it (numbers, reads of the log); it is
+    /// told the leader key, the members and the counter like one that starts.
     Repair {
         /// They follow each other, and the ones repaired before.
         entries: Vec<Arc<Entry>>,

@@ -43,7 +43,8 @@ impl SeatConfig {
 
 /// What a member finds on its disk when it starts.
 ///
-/// Invariants: `tail` follows `commit` without a gap; `runs` ascend and cover the whole log, empty when it is;
+/// Invariants: `tail` follows `commit` without a gap; `runs` ascend and cover the whole log, but for damaged entries,
+/// empty when it is;
 /// `indexed` ≤ `commit` (an index that applied an entry proves that it was committed: start with the higher of
 /// that and the stored commit).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -135,6 +136,12 @@ impl Member {
         assert!(
             log.end().epoch <= durable.promised,
             "6.3.1: an entry of an epoch that was not promised"
+        );
+        assert!(
+            log.last() == LogIndex::ZERO
+                || log.epoch_at(LogIndex(1)) > Epoch::ZERO
+                || durable.damaged.is_some_and(|(first, _)| first == LogIndex(1)),
+            "6.1: the runs do not cover the log"
         );
         let membership = log.uncommitted().fold(durable.membership, newer_membership);
         let mut member = Self {

@@ -72,6 +72,24 @@ impl Member {
     }
 }
 
+impl Member {
+    /// The leader's log is another one before the damage already: what stands there was never committed, and the
+    /// repair begins where the two can be the same.
+    pub(super) fn repair_from_before(&mut self, refused: LogEnd, hint: LogEnd, effects: &mut Vec<Effect>) {
+        let before = self.log.last_not_after(hint);
+        if let Some(damage) = self.damage.as_mut().filter(|damage| damage.prev == refused)
+            && before.index < refused.index
+        {
+            assert!(
+                before.index >= self.log.commit().min(refused.index.previous()),
+                "6.4: the leader has another entry than {refused}, which is committed"
+            );
+            damage.prev = before;
+            self.ask_for_repair(effects);
+        }
+    }
+}
+
 impl Seat {
     /// The driver cannot read a part of the log. Whoever leads or takes the seat over leaves it to another.
     pub(super) fn damaged(&mut self, first: LogIndex, last: LogIndex, effects: &mut Vec<Effect>) {
@@ -90,5 +108,29 @@ impl Seat {
         if epoch == self.member.promised && self.member.promised_durable == epoch {
             self.member.repaired(prev, entries, effects);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Durable, Input, Seat, SeatConfig, Tick};
+    use super::*;
+    use rdb_proto::types::NodeId;
+
+    /// Its epoch stands in the entry, and nowhere else.
+    #[test]
+    fn a_member_whose_first_entry_cannot_be_read_starts() {
+        let durable = Durable {
+            promised: Epoch {
+                number: 1,
+                node: NodeId(2),
+            },
+            commit: LogIndex(1),
+            damaged: Some((LogIndex(1), LogIndex(1))),
+            ..Durable::default()
+        };
+        let mut seat = Seat::new(SeatConfig::new(NodeId(1), 2), durable);
+        seat.step(Tick(0), Input::Tick, &mut vec![]);
+        assert!(seat.member.is_damaged());
     }
 }

@@ -197,6 +197,11 @@ impl Seat {
             Message::Fetched { epoch, prev, entries } if self.member.is_damaged() => {
                 self.repair(epoch, prev, entries, effects);
             }
+            Message::Mismatch { epoch, refused, hint } if self.member.is_damaged() => {
+                if epoch == self.member.promised {
+                    self.member.repair_from_before(refused, hint, effects);
+                }
+            }
             Message::Fetched { epoch, .. }
             | Message::AppendAck { epoch, .. }
             | Message::Mismatch { epoch, .. } => {
