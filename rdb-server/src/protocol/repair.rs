@@ -14,7 +14,7 @@ use super::message::Message;
 use super::replication::Resignation;
 use super::seat::Seat;
 use rdb_proto::entry::Entry;
-use rdb_proto::types::{Epoch, LogIndex};
+use rdb_proto::types::{Epoch, LogIndex, NodeId};
 use std::sync::Arc;
 
 /// What is missing on the disk.
@@ -73,6 +73,12 @@ impl Member {
 }
 
 impl Member {
+    /// Only the leader whose heartbeat was heard in this life is asked. The promise alone does not tell: it may be of
+    /// an epoch that this member led itself before it restarted, and what others said to it then comes late.
+    pub(super) fn is_repaired_by(&self, leader: (NodeId, Epoch)) -> bool {
+        self.leader() == Some(leader) && leader.1 == self.promised && self.promised_durable == leader.1
+    }
+
     /// The leader's log is another one before the damage already: what stands there was never committed, and the
     /// repair begins where the two can be the same.
     pub(super) fn repair_from_before(&mut self, refused: LogEnd, hint: LogEnd, effects: &mut Vec<Effect>) {
@@ -97,15 +103,15 @@ impl Seat {
         self.resign(Resignation { successor: None }, effects);
     }
 
-    /// Entries for a repair are of the epoch that is obeyed; later ones could not be told from a higher leader's.
+    /// Entries for a repair are of the leader that is obeyed; later ones could not be told from a higher leader's.
     pub(super) fn repair(
         &mut self,
-        epoch: Epoch,
+        leader: (NodeId, Epoch),
         prev: LogEnd,
         entries: Vec<Arc<Entry>>,
         effects: &mut Vec<Effect>,
     ) {
-        if epoch == self.member.promised && self.member.promised_durable == epoch {
+        if self.member.is_repaired_by(leader) {
             self.member.repaired(prev, entries, effects);
         }
     }
@@ -113,18 +119,65 @@ impl Seat {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Durable, Input, Seat, SeatConfig, Tick};
+    use super::super::{Durable, EpochRun, Input, Seat, SeatConfig, Tick};
     use super::*;
-    use rdb_proto::types::NodeId;
+    use rdb_proto::entry::EntryBody;
+    use rdb_proto::types::Membership;
+
+    const EPOCH: Epoch = Epoch {
+        number: 9,
+        node: NodeId(1),
+    };
+
+    const fn end(index: u64) -> LogEnd {
+        LogEnd {
+            index: LogIndex(index),
+            epoch: EPOCH,
+        }
+    }
+
+    /// They were for the winner or leader that it was before: of logs that it had not chosen, or that lag.
+    #[test]
+    fn answers_to_what_it_said_as_a_leader_before_it_restarted_repair_nothing() {
+        let durable = Durable {
+            promised: EPOCH,
+            runs: vec![EpochRun {
+                first: LogIndex(1),
+                epoch: EPOCH,
+            }],
+            commit: LogIndex(12),
+            damaged: Some((LogIndex(13), LogIndex(13))),
+            ..Durable::default()
+        };
+        let mut seat = Seat::new(SeatConfig::new(NodeId(1), 2), durable);
+        let entry = Entry {
+            index: LogIndex(13),
+            epoch: EPOCH,
+            body: EntryBody::EpochStart(Membership::default()),
+        };
+        let mismatch = Message::Mismatch {
+            epoch: EPOCH,
+            refused: end(12),
+            hint: end(10),
+        };
+        let fetched = Message::Fetched {
+            epoch: EPOCH,
+            prev: end(12),
+            entries: vec![Arc::new(entry)],
+        };
+        let mut effects = vec![];
+        for message in [mismatch, fetched] {
+            let from = NodeId(2);
+            seat.step(Tick(0), Input::Received { from, message }, &mut effects);
+        }
+        assert_eq!(effects, []);
+    }
 
     /// Its epoch stands in the entry, and nowhere else.
     #[test]
     fn a_member_whose_first_entry_cannot_be_read_starts() {
         let durable = Durable {
-            promised: Epoch {
-                number: 1,
-                node: NodeId(2),
-            },
+            promised: EPOCH,
             commit: LogIndex(1),
             damaged: Some((LogIndex(1), LogIndex(1))),
             ..Durable::default()

@@ -195,10 +195,10 @@ impl Seat {
                 }
             }
             Message::Fetched { epoch, prev, entries } if self.member.is_damaged() => {
-                self.repair(epoch, prev, entries, effects);
+                self.repair((from, epoch), prev, entries, effects);
             }
             Message::Mismatch { epoch, refused, hint } if self.member.is_damaged() => {
-                if epoch == self.member.promised {
+                if self.member.is_repaired_by((from, epoch)) {
                     self.member.repair_from_before(refused, hint, effects);
                 }
             }
