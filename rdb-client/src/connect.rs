@@ -212,7 +212,7 @@ impl Client {
     }
 
     /// With another node to ask, a silent one does not get all the time there is.
-    fn attempt_deadline(&self, deadline: Deadline) -> Deadline {
+    pub(crate) fn attempt_deadline(&self, deadline: Deadline) -> Deadline {
         if self.nodes.are_several() {
             deadline.at_most(ATTEMPT_TIMEOUT)
         } else {

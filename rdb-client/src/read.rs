@@ -211,7 +211,8 @@ impl History {
             Some(open) => open,
             None => self.open(rest).await?,
         };
-        let message = self.deadline.run(stream.message()).await;
+        let limit = self.client.attempt_deadline(self.deadline);
+        let message = limit.run(stream.message()).await;
         let message = message.map_err(|_passed| (Some(node.clone()), Error::deadline()))?;
         let message =
             message.map_err(|status| (Some(node.clone()), Error::from_status(&status, &node.address)))?;
@@ -247,7 +248,8 @@ impl History {
         };
         self.attempts.begin();
         let mut client = node.data();
-        let opened = self.deadline.run(client.history(request)).await;
+        let limit = self.client.attempt_deadline(self.deadline);
+        let opened = limit.run(client.history(request)).await;
         let opened = opened.map_err(|_passed| (Some(node.clone()), Error::deadline()))?;
         let opened =
             opened.map_err(|status| (Some(node.clone()), Error::from_status(&status, &node.address)))?;

@@ -63,7 +63,12 @@ pub const HEARTBEAT_MS: u64 = 100;
 pub const REPLACE_AFTER_S: u64 = 600;
 
 /// How long a seat that is moved by order is waited for.
-pub const MOVE_SEAT_WAIT: Duration = Duration::from_secs(5);
+/// Below the time that a client gives one attempt.
+pub const MOVE_SEAT_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a node that catches up in a group may be away before another one is looked for: longer than it takes to
+/// start again, or to take a lease anew.
+pub const LEARNER_ABSENT_MAX: Duration = Duration::from_secs(30);
 
 /// HTTP/2 window of one call: a few of the largest stream messages.
 pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;

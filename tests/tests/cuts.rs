@@ -8,7 +8,7 @@ use rdb_tests::cluster::{Cluster, key_of};
 use rdb_tests::lan::{HUB, Lan};
 use rdb_tests::random::Random;
 use rdb_tests::say;
-use rdb_tests::time::{Stopwatch, soon};
+use rdb_tests::time::{Stopwatch, retry_pause, soon};
 use rdb_tests::wire::Api;
 use rdb_tests::workload::Ticks;
 use rdb_tests::workload::writers::{Load, crew, record_of};
@@ -84,10 +84,11 @@ async fn written(api: &mut Api, key: &str) {
     loop {
         match api.write(key, "x").await {
             Ok(_) => return,
-            Err(refusal) => assert!(
-                refusal.is_unavailable() || refusal.reason.is_some(),
-                "{refusal:?}"
-            ),
+            Err(refusal) => {
+                let is_told = refusal.is_unavailable() || refusal.reason.is_some();
+                assert!(is_told, "{refusal:?}");
+                retry_pause().await;
+            }
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct Allocation {
 /// How far the leader of a seat is with a change of its group's members.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
+    /// Revision of the members key that it speaks of; see [`View::changed_at`].
+    pub as_of: u64,
     /// Number of the membership whose epoch-start it has committed.
     pub established: u64,
     /// Learners that have everything.

@@ -43,11 +43,14 @@ pub enum Step {
 }
 
 /// Everything that can be done now.
-pub fn steps(view: &View, lost: &BTreeSet<NodeId>) -> Vec<Step> {
+///
+/// `lost` are members' nodes that were absent for long enough to be replaced, `gone` learners' nodes that were for long
+/// enough to be given up.
+pub fn steps(view: &View, lost: &BTreeSet<NodeId>, gone: &BTreeSet<NodeId>) -> Vec<Step> {
     let mut steps: Vec<Step> = view
         .groups
         .iter()
-        .filter_map(|(group, membership)| going_on(view, lost, *group, membership))
+        .filter_map(|(group, membership)| going_on(view, gone, *group, membership))
         .collect();
     // A node catches up in one group at a time.
     let mut learning: BTreeSet<NodeId> = view.learners.values().flatten().copied().collect();
@@ -63,11 +66,12 @@ pub fn steps(view: &View, lost: &BTreeSet<NodeId>) -> Vec<Step> {
 }
 
 /// What a change that is under way needs next.
-fn going_on(view: &View, lost: &BTreeSet<NodeId>, group: GroupId, membership: &Membership) -> Option<Step> {
+fn going_on(view: &View, gone: &BTreeSet<NodeId>, group: GroupId, membership: &Membership) -> Option<Step> {
     let both_say = |is_so: &dyn Fn(&super::Report) -> bool| {
         Side::BOTH.iter().all(|side| {
             let seat = SeatId { group, side: *side };
-            view.reports.get(&seat).is_some_and(is_so)
+            let report = view.reports.get(&seat);
+            report.is_some_and(|report| view.changed_at.get(&group) == Some(&report.as_of) && is_so(report))
         })
     };
     if !membership.previous.is_empty() {
@@ -75,9 +79,10 @@ fn going_on(view: &View, lost: &BTreeSet<NodeId>, group: GroupId, membership: &M
     }
     let joins = learner(view, group)?;
     let leaves = view.replaced.get(&group).copied();
-    let is_wanted = view.is_live(joins)
-        && !must_go(view, lost, joins)
-        && leaves.is_some_and(|leaves| must_go(view, lost, leaves) && membership.members.contains(&leaves));
+    // Another controller may have begun it, and have seen for longer than this one that the member is absent.
+    let is_due = |leaves: NodeId| must_go(view, &BTreeSet::new(), leaves) || !view.is_live(leaves);
+    let is_wanted = !must_go(view, gone, joins)
+        && leaves.is_some_and(|leaves| is_due(leaves) && membership.members.contains(&leaves));
     if !is_wanted {
         return Some(Step::Abandon(group));
     }
@@ -85,7 +90,8 @@ fn going_on(view: &View, lost: &BTreeSet<NodeId>, group: GroupId, membership: &M
 }
 
 /// Every member that is to go: by order, because its node is among the `lost`, or because no node has that id any more
-/// (its disk was emptied, and it came back as a new one). Of each group the first: members change one at a time.
+/// (its disk was emptied, and it came back as a new one). Of each group one, since members change one at a time: whose
+/// place can be taken, those that are not live first.
 pub fn replacements(view: &View, lost: &BTreeSet<NodeId>) -> Vec<Replacement> {
     let mut load = Load::of(view);
     let due = view
@@ -93,8 +99,11 @@ pub fn replacements(view: &View, lost: &BTreeSet<NodeId>) -> Vec<Replacement> {
         .iter()
         .filter(|(group, membership)| membership.previous.is_empty() && learner(view, **group).is_none());
     due.filter_map(|(group, membership)| {
-        let goes = |node: &&NodeId| must_go(view, lost, **node);
-        let leaves = *membership.members.iter().find(goes)?;
+        let goes = |node: &NodeId| must_go(view, lost, *node);
+        let mut all: Vec<NodeId> = membership.members.iter().copied().filter(goes).collect();
+        all.sort_by_key(|node| view.is_live(*node));
+        let can_go = |node: &&NodeId| load.substitute(view, lost, membership, **node).is_some();
+        let leaves = *all.iter().find(can_go).or_else(|| all.first())?;
         Some(load.replace(view, lost, (*group, membership), leaves))
     })
     .collect()
@@ -137,6 +146,25 @@ impl Load {
     }
 
     /// The ordered node, or the one with the fewest members.
+    fn substitute(
+        &self,
+        view: &View,
+        lost: &BTreeSet<NodeId>,
+        membership: &Membership,
+        leaves: NodeId,
+    ) -> Option<NodeId> {
+        let ordered = view.leaving.get(&leaves).copied().flatten();
+        let is_free = |node: &NodeId| {
+            view.is_live(*node) && !must_go(view, lost, *node) && !membership.members.contains(node)
+        };
+        let free = view.nodes.keys().copied().filter(is_free);
+        match ordered {
+            Some(node) => Some(node).filter(is_free),
+            None => free.min_by_key(|node| (self.0.get(node).copied().unwrap_or_default(), *node)),
+        }
+    }
+
+    /// Counts the substitute's new member.
     fn replace(
         &mut self,
         view: &View,
@@ -144,15 +172,7 @@ impl Load {
         (group, membership): (GroupId, &Membership),
         leaves: NodeId,
     ) -> Replacement {
-        let ordered = view.leaving.get(&leaves).copied().flatten();
-        let is_free = |node: &NodeId| {
-            view.is_live(*node) && !must_go(view, lost, *node) && !membership.members.contains(node)
-        };
-        let free = view.nodes.keys().copied().filter(is_free);
-        let joins = match ordered {
-            Some(node) => Some(node).filter(is_free),
-            None => free.min_by_key(|node| (self.0.get(node).copied().unwrap_or_default(), *node)),
-        };
+        let joins = self.substitute(view, lost, membership, leaves);
         if let Some(node) = joins {
             let count = self.0.entry(node).or_default();
             *count = count.saturating_add(1);
@@ -251,9 +271,11 @@ mod tests {
         for side in Side::BOTH {
             let group = GroupId(group);
             let report = Report {
+                as_of: 7,
                 established,
                 caught_up: caught_up.iter().copied().map(NodeId).collect(),
             };
+            view.changed_at.insert(group, 7);
             view.reports.insert(SeatId { group, side }, report);
         }
     }
@@ -263,24 +285,32 @@ mod tests {
         let group = GroupId(0);
         let mut view = view(4, &[&[1, 2, 3]]);
         let (leaves, joins) = (NodeId(3), NodeId(4));
+        view.nodes.get_mut(&leaves).unwrap().is_live = false;
         let lost = BTreeSet::from([leaves]);
-        assert_eq!(steps(&view, &lost), [Step::Begin { group, leaves, joins }]);
+        assert_eq!(
+            steps(&view, &lost, &NOBODY),
+            [Step::Begin { group, leaves, joins }]
+        );
         view.learners.insert(group, vec![joins]);
         view.replaced.insert(group, leaves);
-        assert_eq!(steps(&view, &lost), [], "it catches up");
+        assert_eq!(steps(&view, &lost, &NOBODY), [], "it catches up");
         report(&mut view, 0, 1, &[4]);
-        assert_eq!(steps(&view, &lost), [Step::Switch(group)]);
+        assert_eq!(steps(&view, &lost, &NOBODY), [Step::Switch(group)]);
         view.reports.pop_first();
-        assert_eq!(steps(&view, &lost), [], "both leaders must say so");
+        assert_eq!(steps(&view, &lost, &NOBODY), [], "both leaders must say so");
         view.learners.clear();
         view.replaced.clear();
         let membership = view.groups.get_mut(&group).unwrap();
         membership.number = 2;
         membership.previous = std::mem::replace(&mut membership.members, vec![NodeId(1), NodeId(2), joins]);
         report(&mut view, 0, 1, &[4]);
-        assert_eq!(steps(&view, &lost), [], "they lead under the old members");
+        assert_eq!(
+            steps(&view, &lost, &NOBODY),
+            [],
+            "they lead under the old members"
+        );
         report(&mut view, 0, 2, &[]);
-        assert_eq!(steps(&view, &lost), [Step::Finish(group)]);
+        assert_eq!(steps(&view, &lost, &NOBODY), [Step::Finish(group)]);
     }
 
     #[test]
@@ -290,10 +320,44 @@ mod tests {
         view.learners.insert(group, vec![NodeId(4)]);
         view.replaced.insert(group, NodeId(3));
         report(&mut view, 0, 1, &[4]);
-        assert_eq!(steps(&view, &NOBODY), [Step::Abandon(group)], "3 came back");
+        assert_eq!(
+            steps(&view, &NOBODY, &NOBODY),
+            [Step::Abandon(group)],
+            "3 came back"
+        );
+        view.nodes.get_mut(&NodeId(3)).unwrap().is_live = false;
+        assert_eq!(
+            steps(&view, &NOBODY, &NOBODY),
+            [Step::Switch(group)],
+            "another controller saw that 3 is gone"
+        );
         view.nodes.get_mut(&NodeId(4)).unwrap().is_live = false;
+        let gone = BTreeSet::from([NodeId(4)]);
+        assert_eq!(steps(&view, &NOBODY, &gone), [Step::Abandon(group)]);
+    }
+
+    #[test]
+    fn what_was_said_of_an_earlier_change_counts_for_nothing() {
+        let group = GroupId(0);
+        let mut view = view(4, &[&[1, 2, 3]]);
+        view.learners.insert(group, vec![NodeId(4)]);
+        view.replaced.insert(group, NodeId(3));
+        report(&mut view, 0, 1, &[4]);
         let lost = BTreeSet::from([NodeId(3)]);
-        assert_eq!(steps(&view, &lost), [Step::Abandon(group)]);
+        view.leaving.insert(NodeId(3), None);
+        assert_eq!(steps(&view, &lost, &NOBODY), [Step::Switch(group)]);
+        view.changed_at.insert(group, 9);
+        assert_eq!(steps(&view, &lost, &NOBODY), [], "abandoned and begun again");
+    }
+
+    #[test]
+    fn a_member_whose_place_nobody_takes_does_not_keep_others_from_being_replaced() {
+        let mut view = view(5, &[&[1, 2, 3]]);
+        view.leaving.insert(NodeId(1), Some(NodeId(5)));
+        view.nodes.get_mut(&NodeId(5)).unwrap().is_live = false;
+        let lost = BTreeSet::from([NodeId(3)]);
+        view.nodes.get_mut(&NodeId(3)).unwrap().is_live = false;
+        assert_eq!(told(&replacements(&view, &lost)), ["0: 3 -> 4"]);
     }
 
     #[test]
@@ -305,7 +369,7 @@ mod tests {
             leaves: NodeId(1),
             joins: NodeId(4),
         };
-        assert_eq!(steps(&view, &NOBODY), [begin]);
+        assert_eq!(steps(&view, &NOBODY, &NOBODY), [begin]);
     }
 
     #[test]

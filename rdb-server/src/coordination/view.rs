@@ -36,6 +36,8 @@ pub struct View {
     pub nodes: BTreeMap<NodeId, NodeInfo>,
     /// Members of every group that has some.
     pub groups: BTreeMap<GroupId, Membership>,
+    /// Revision of each group's last change: one that is abandoned and begun again is another change.
+    pub changed_at: BTreeMap<GroupId, u64>,
     /// Nodes that are to catch up in a group before they become members.
     pub learners: BTreeMap<GroupId, Vec<NodeId>>,
     /// The members that go when those have caught up.

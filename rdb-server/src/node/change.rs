@@ -4,12 +4,13 @@
 use super::error::NodeError;
 use super::handle::Handle;
 use super::seat_driver::Command;
+use super::standing;
 use super::status::{SeatState, SeatView};
 use crate::clock;
 use crate::coordination::replacement::{Replacement, replacements_of};
 use crate::coordination::{Order, View};
 use crate::limits::MOVE_SEAT_WAIT;
-use rdb_proto::types::{NodeId, SeatId};
+use rdb_proto::types::{NodeId, SeatId, Side};
 use std::sync::Arc;
 
 impl Handle {
@@ -107,6 +108,12 @@ impl Handle {
         if !cluster.is_live(node) {
             return Err(NodeError::OrderRefused(format!("node {to} is not live")));
         }
+        let leads_first = standing::holder(&cluster, standing::other_seat(seat)) == Some(node);
+        if seat.side == Side::One && leads_first {
+            return Err(NodeError::OrderRefused(format!(
+                "node {to} leads the group's other seat, and would hand this one back: move that one first"
+            )));
+        }
         let member = self.member_here(seat)?;
         let is_led = |view: &SeatView| matches!(view.state, SeatState::Leading | SeatState::Recovering);
         let mut view = member.view.clone();
@@ -122,9 +129,14 @@ impl Handle {
             .send(order)
             .await
             .map_err(|_closed| NodeError::ShuttingDown)?;
-        let given = view.wait_for(|view| !is_led(view));
-        match clock::within(MOVE_SEAT_WAIT, given).await {
-            Some(_) => Ok(()),
+        let me = self.id();
+        let taken = view.wait_for(|view| view.leader.is_some_and(|leader| leader != me));
+        match clock::within(MOVE_SEAT_WAIT, taken).await {
+            Some(Ok(view)) if view.leader == Some(node) => Ok(()),
+            Some(Ok(_)) => Err(NodeError::OrderRefused(format!(
+                "node {to} did not take the seat in time, and another node did"
+            ))),
+            Some(Err(_)) => Err(NodeError::ShuttingDown),
             None => Err(NodeError::OrderRefused(format!(
                 "node {to} has not everything yet: the seat stays where it is"
             ))),

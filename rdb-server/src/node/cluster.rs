@@ -96,7 +96,7 @@ fn etcd_settings(settings: &Settings) -> EtcdSettings {
 
 /// Opens a seat, unless it is open.
 async fn open(members: &Arc<Members>, seat: SeatId) -> Result<(), StartError> {
-    if members.seats().borrow().contains_key(&seat) {
+    if members.seats().borrow().contains_key(&seat) || members.rejoin(seat) {
         return Ok(());
     }
     let opening = Arc::clone(members);
@@ -135,7 +135,7 @@ fn left(members: &Members, view: &View, me: NodeId) -> Vec<SeatId> {
     open.iter().filter(is_over).map(|(id, _)| *id).collect()
 }
 
-/// Opens the seats that the node becomes a member of, closes those that it leaves, and tells the transport where the
+/// Opens the seats that the node becomes a member of, takes requests away from those that it leaves, and tells the transport where the
 /// others are, until the node stops.
 async fn follow(members: Arc<Members>) {
     let me = members.rooms.coordinator.node_id();
@@ -153,7 +153,7 @@ async fn follow(members: Arc<Members>) {
             }
         }
         for seat in left(&members, &view, me) {
-            members.close_seat(seat).await;
+            members.leave(seat);
         }
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },

@@ -19,7 +19,6 @@ use rdb_proto::types::{LogIndex, NodeId, SeatId};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// The ways to one seat.
@@ -34,10 +33,6 @@ pub(super) struct SeatHandle {
     pub(super) applied: watch::Receiver<LogIndex>,
     pub(super) index: Arc<dyn KeyIndex>,
     pub(super) log: LogReader,
-    /// Lets the seat go: it answers what it has taken, and ends.
-    pub(super) closing: CancellationToken,
-    /// Whether it has ended.
-    pub(super) ended: watch::Receiver<bool>,
 }
 
 impl SeatHandle {

@@ -21,7 +21,7 @@ use crate::transport::{Identity, Transport};
 use rdb_proto::entry::EntryBody;
 use rdb_proto::types::{LogIndex, Membership, SeatId, Seq};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -154,6 +154,8 @@ pub(super) struct Members {
     pub(super) tuning: Tuning,
     index: IndexStore,
     seats: watch::Sender<Arc<SeatMap>>,
+    /// Seats that this node was a member of.
+    left: Mutex<SeatMap>,
     tasks: Tasks,
     draining: CancellationToken,
 }
@@ -165,6 +167,7 @@ impl Members {
             tuning,
             index,
             seats: watch::Sender::new(Arc::new(SeatMap::new())),
+            left: Mutex::default(),
             tasks: Tasks::default(),
             draining: CancellationToken::new(),
         }
@@ -183,20 +186,35 @@ impl Members {
         self.start(seat)
     }
 
-    /// Lets a seat go that this node is no member of any more. Its data stays on disk: only an operator throws away what
-    /// was once acknowledged.
-    pub(super) async fn close_seat(&self, id: SeatId) {
-        let Some(seat) = self.seats.borrow().get(&id).map(Arc::clone) else {
+    /// Takes requests to a seat elsewhere from now on: this node is no member of it any more. The seat goes on, silent, and
+    /// may be joined again; its data stays on disk: only an operator throws away what was once acknowledged.
+    pub(super) fn leave(&self, id: SeatId) {
+        let seat = self.seats.borrow().get(&id).map(Arc::clone);
+        let Some(seat) = seat else {
             return;
         };
+        self.left().insert(id, seat);
         self.seats.send_modify(|seats| {
             Arc::make_mut(seats).remove(&id);
         });
-        self.rooms.transport.unregister(id);
-        seat.closing.cancel();
-        // An error means that the driver is gone.
-        drop(seat.ended.clone().wait_for(|has_ended| *has_ended).await);
         tracing::info!(seat = %id, "this node is no member of the seat any more; its data stays on disk");
+    }
+
+    /// Whether the seat had been left, and is there again.
+    pub(super) fn rejoin(&self, id: SeatId) -> bool {
+        let Some(seat) = self.left().remove(&id) else {
+            return false;
+        };
+        self.seats.send_modify(|seats| {
+            Arc::make_mut(seats).insert(id, seat);
+        });
+        true
+    }
+
+    /// Never held across an await.
+    fn left(&self) -> MutexGuard<'_, SeatMap> {
+        // A panic while the lock was held ends the process.
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts the state machine of one seat together with everything that it drives, and runs it.
@@ -228,8 +246,6 @@ impl Members {
             heartbeat: self.tuning.heartbeat,
         });
         let (commands, queue) = mpsc::channel(SEAT_QUEUE_MAX);
-        let closing = self.draining.child_token();
-        let (end, ended) = watch::channel(false);
         let handle = SeatHandle {
             id: seat.id,
             position,
@@ -239,14 +255,10 @@ impl Members {
             applied,
             index,
             log,
-            closing: closing.clone(),
-            ended,
         };
         self.rooms.transport.register(seat.id, letters);
-        self.tasks.spawn(async move {
-            driver.run(queue, closing.cancelled_owned()).await;
-            end.send_replace(true);
-        });
+        self.tasks
+            .spawn(driver.run(queue, self.draining.clone().cancelled_owned()));
         self.seats.send_modify(|seats| {
             Arc::make_mut(seats).insert(handle.id, Arc::new(handle));
         });

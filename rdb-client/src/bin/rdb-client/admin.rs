@@ -13,6 +13,9 @@ use std::time::Duration;
 /// Between two looks at how far a change is.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// For one look.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
 /// One member, or what is to become one or was one.
 #[derive(Debug, Serialize)]
 struct MemberLine {
@@ -55,9 +58,10 @@ pub(crate) async fn admin(context: &mut Context, command: AdminCommand) -> Resul
             wait,
             dry_run,
         }) => {
+            let before = status(context).await?;
             let moves = context.client().drain(&node, with.as_deref(), dry_run).await;
             let moves = moves.map_err(failed(format!("replace node {node}")))?;
-            moved(context, &node, &moves, dry_run, wait).await
+            moved(context, &node, (&before, &moves), dry_run, wait).await
         }
         AdminCommand::Remove(NodeArgs { node, dry_run }) => {
             let removed = context.client().remove_node(&node, dry_run).await;
@@ -193,27 +197,27 @@ async fn drain(context: &mut Context, args: DrainArgs) -> Result<(), Failure> {
         };
         return say_done(context, &node, dry_run, done);
     }
+    let before = status(context).await?;
     let moves = context.client().drain(&node, None, dry_run).await;
     let moves = moves.map_err(failed(format!("drain node {node}")))?;
-    moved(context, &node, &moves, dry_run, wait).await
+    moved(context, &node, (&before, &moves), dry_run, wait).await
 }
 
 /// Tells what is to be moved, and waits for it when asked to.
 async fn moved(
     context: &mut Context,
     node: &str,
-    moves: &[MemberMove],
+    (before, moves): (&Status, &[MemberMove]),
     is_dry_run: bool,
     wait: bool,
 ) -> Result<(), Failure> {
-    let before = status(context).await?;
     if wait && !is_dry_run {
         wait_until_drained(context, node).await?;
     }
     let line = |one: &MemberMove| MoveLine {
         group: one.group,
-        leaves: name_of(&before, one.leaves),
-        joins: name_of(&before, one.joins),
+        leaves: name_of(before, one.leaves),
+        joins: name_of(before, one.joins),
     };
     let moves: Vec<MoveLine> = moves.iter().map(line).collect();
     if context.output.is_json() {
@@ -240,18 +244,26 @@ async fn moved(
     Ok(())
 }
 
-/// Waits until the node has no members.
+/// Waits until the node has no members. A look that fails is not the end: nodes may be changing just now.
 async fn wait_until_drained(context: &Context, node: &str) -> Result<(), Failure> {
     let deadline = context.explicit_deadline();
+    let client = context.client_with(LOOK_MAX);
     loop {
-        let status = status(context).await?;
-        let id = status
-            .nodes
-            .iter()
-            .find(|known| known.name == node)
-            .map(|node| node.id);
-        if !id.is_some_and(|id| has_members(&status, id)) {
-            return Ok(());
+        let looked = client.status().await;
+        if let Ok(status) = &looked {
+            let id = status
+                .nodes
+                .iter()
+                .find(|known| known.name == node)
+                .map(|node| node.id);
+            if !id.is_some_and(|id| has_members(status, id)) {
+                return Ok(());
+            }
+        }
+        if let Err(error) = looked
+            && !error.is_transient()
+        {
+            return Err(Failure::read("status")(error));
         }
         if deadline.remaining().is_some_and(|left| left <= LOOK_AGAIN_AFTER) {
             return Err(Failure::Late(format!(

@@ -1,13 +1,13 @@
 //! The controller: the one node that places groups on nodes, and replaces members.
 
-use super::mirror::At;
+use super::mirror::{At, Mirror};
 use super::placement::place;
 use super::records::{ControllerRecord, FORMAT, MembersRecord, encode};
 use super::{Shared, call};
 use crate::clock;
 use crate::coordination::replacement::{Step, learner, replacements, steps};
 use crate::coordination::{CoordinationError, View};
-use crate::limits::ETCD_RETRY_MAX;
+use crate::limits::{ETCD_RETRY_MAX, LEARNER_ABSENT_MAX};
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             stand(&shared).await
         } else if is_mine(&shared) {
             absences.look(&now, clock::monotonic());
-            next_lost = absences.next_lost(shared.settings.replace_after, clock::monotonic());
+            next_lost = absences.next(shared.settings.replace_after, clock::monotonic());
             work(&shared, &now, &mut absences).await
         } else {
             absences = Absences::default();
@@ -94,7 +94,8 @@ struct Absences {
 impl Absences {
     fn look(&mut self, view: &View, now: Instant) {
         let members = view.groups.values().flat_map(|membership| &membership.members);
-        let absent: BTreeSet<NodeId> = members.copied().filter(|node| !view.is_live(*node)).collect();
+        let all = members.chain(view.learners.values().flatten());
+        let absent: BTreeSet<NodeId> = all.copied().filter(|node| !view.is_live(*node)).collect();
         self.since.retain(|node, _| absent.contains(node));
         for node in absent {
             self.since.entry(node).or_insert(now);
@@ -113,21 +114,22 @@ impl Absences {
         lost.map(|(node, _)| *node).collect()
     }
 
-    /// How long until the next one counts as lost.
-    fn next_lost(&self, limit: Option<Duration>, now: Instant) -> Option<Duration> {
-        let limit = limit?;
-        let waits = self
-            .since
-            .values()
-            .map(|since| limit.saturating_sub(now.saturating_duration_since(*since)));
-        waits.filter(|wait| !wait.is_zero()).min()
+    /// How long until the next one counts as lost, or as gone when it is a learner.
+    fn next(&self, limit: Option<Duration>, now: Instant) -> Option<Duration> {
+        let waits = self.since.values().flat_map(|since| {
+            let absent = now.saturating_duration_since(*since);
+            [limit, Some(LEARNER_ABSENT_MAX)].map(|limit| limit.map(|limit| limit.saturating_sub(absent)))
+        });
+        waits.flatten().filter(|wait| !wait.is_zero()).min()
     }
 }
 
 async fn work(shared: &Shared, view: &View, absences: &mut Absences) -> Result<(), CoordinationError> {
     place_groups(shared, view).await?;
-    let lost = absences.lost(shared.settings.replace_after, clock::monotonic());
-    change_members(shared, &lost, &mut absences.told).await
+    let now = clock::monotonic();
+    let lost = absences.lost(shared.settings.replace_after, now);
+    let gone = absences.lost(Some(LEARNER_ABSENT_MAX), now);
+    change_members(shared, &lost, &gone, &mut absences.told).await
 }
 
 /// Gives every group that has no members some, once there are enough live nodes.
@@ -174,26 +176,23 @@ async fn place_groups(shared: &Shared, view: &View) -> Result<(), CoordinationEr
 async fn change_members(
     shared: &Shared,
     lost: &BTreeSet<NodeId>,
+    gone: &BTreeSet<NodeId>,
     told: &mut BTreeSet<(GroupId, NodeId)>,
 ) -> Result<(), CoordinationError> {
-    // Both of one moment: a txn compares what was decided on.
-    let (view, members, is_whole) = {
+    // Of one moment: a txn compares what was decided on.
+    let (mirror, problem) = {
         let known = shared.known();
-        let mirror = &known.mirror;
-        (
-            mirror.view(None, &[]),
-            mirror.members.clone(),
-            mirror.is_whole() && known.problem.is_none(),
-        )
+        (known.mirror.clone(), known.problem.clone())
     };
-    if !is_whole {
+    if !mirror.is_whole() || problem.is_some() {
         return Ok(());
     }
-    for step in steps(&view, lost) {
+    let view = mirror.view(None, &[]);
+    for step in steps(&view, lost, gone) {
         let (Step::Begin { group, .. } | Step::Abandon(group) | Step::Switch(group) | Step::Finish(group)) =
             step;
-        if let Some(members) = members.get(&group) {
-            take(shared, &view, members, step, group).await?;
+        if let Some(members) = mirror.members.get(&group) {
+            take(shared, (&mirror, &view), members, step, group).await?;
         }
     }
     let stuck = replacements(&view, lost)
@@ -215,7 +214,7 @@ async fn change_members(
 
 async fn take(
     shared: &Shared,
-    view: &View,
+    (mirror, view): (&Mirror, &View),
     members: &At<MembersRecord>,
     step: Step,
     group: GroupId,
@@ -256,7 +255,7 @@ async fn take(
             compares.extend(
                 Side::BOTH
                     .into_iter()
-                    .flat_map(|side| still_led(shared, SeatId { group, side })),
+                    .flat_map(|side| still_led(shared, mirror, SeatId { group, side })),
             );
             MembersRecord {
                 number: now.number.saturating_add(1),
@@ -287,9 +286,9 @@ async fn take(
     Ok(())
 }
 
-/// Hold as long as the seat's leader is the one that is known.
-fn still_led(shared: &Shared, seat: SeatId) -> [Compare; 2] {
-    let revision = shared.known().mirror.epoch(seat).revision;
+/// Hold as long as the seat's leader is the one that was known.
+fn still_led(shared: &Shared, mirror: &Mirror, seat: SeatId) -> [Compare; 2] {
+    let revision = mirror.epoch(seat).revision;
     // Both keys are written by one txn.
     [shared.keys.leader(seat), shared.keys.epoch(seat)]
         .map(|key| Compare::mod_revision(key, CompareOp::Equal, revision))
@@ -347,7 +346,7 @@ mod tests {
         let limit = Some(Duration::from_secs(10));
         let mut absences = Absences::default();
         absences.look(&view(&[1, 2]), at(0));
-        assert_eq!(absences.next_lost(limit, at(4)), Some(Duration::from_secs(6)));
+        assert_eq!(absences.next(limit, at(4)), Some(Duration::from_secs(6)));
         assert_eq!(absences.lost(limit, at(9)), BTreeSet::new());
         absences.look(&view(&[1, 2, 3]), at(9));
         absences.look(&view(&[1, 2]), at(9));
@@ -357,7 +356,10 @@ mod tests {
             "it was back in between"
         );
         assert_eq!(absences.lost(limit, at(19)), BTreeSet::from([NodeId(3)]));
-        assert_eq!(absences.next_lost(limit, at(19)), None);
+        assert_eq!(
+            absences.next(limit, at(9).checked_add(LEARNER_ABSENT_MAX).unwrap()),
+            None
+        );
         assert_eq!(absences.lost(None, at(1_000)), BTreeSet::new());
     }
 }

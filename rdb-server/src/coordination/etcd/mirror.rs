@@ -99,8 +99,8 @@ impl Mirror {
                 self.complaints.remove(key);
             }
             Err(error) => {
-                self.complaints.insert(key.to_owned(), error.to_string());
                 self.delete(keys, key, revision);
+                self.complaints.insert(key.to_owned(), error.to_string());
             }
         }
     }
@@ -148,6 +148,7 @@ impl Mirror {
     }
 
     pub(super) fn delete(&mut self, keys: &Keys, key: &str, revision: i64) {
+        self.complaints.remove(key);
         self.revision = self.revision.max(revision);
         match name_of(keys, key) {
             Name::Config => self.config = None,
@@ -192,6 +193,7 @@ impl Mirror {
         let leader = self.leaders.get(&seat)?;
         let report = self.reports.get(&seat)?;
         ((report.node, report.number) == (leader.node, leader.number)).then(|| Report {
+            as_of: report.as_of,
             established: report.established,
             caught_up: report.caught_up.iter().copied().map(NodeId).collect(),
         })
@@ -302,6 +304,11 @@ impl Mirror {
                         members.value.learners.iter().copied().map(NodeId).collect(),
                     )
                 })
+                .collect(),
+            changed_at: self
+                .members
+                .iter()
+                .map(|(group, members)| (*group, u64::try_from(members.revision).unwrap_or_default()))
                 .collect(),
             replaced: self
                 .members

@@ -17,6 +17,7 @@ pub(super) async fn report(
         format: FORMAT,
         node: epoch.node.0,
         number: epoch.number,
+        as_of: report.as_of,
         established: report.established,
         caught_up: report.caught_up.iter().map(|node| node.0).collect(),
     };

@@ -154,6 +154,8 @@ pub(super) struct ReportRecord {
     /// The epoch that the leader speaks under.
     pub(super) node: u64,
     pub(super) number: u64,
+    /// Revision of the members key that it speaks of.
+    pub(super) as_of: u64,
     /// Number of the membership whose epoch-start it has committed.
     pub(super) established: u64,
     /// Learners that have everything.

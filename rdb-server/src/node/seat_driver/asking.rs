@@ -118,10 +118,11 @@ impl SeatDriver {
                 tracing::warn!(seat = %self.parts.id, %error, "the seat could not be given up; others will take it");
                 return;
             }
-            Answer::Reported(Ok(())) => return,
-            Answer::Reported(Err(error)) => {
-                tracing::debug!(seat = %self.parts.id, %error, "a report is not taken; trying again");
-                self.report_failed();
+            Answer::Reported(result) => {
+                if let Err(error) = &result {
+                    tracing::debug!(seat = %self.parts.id, %error, "a report is not taken; trying again");
+                }
+                self.reported(result.is_ok());
                 return;
             }
             Answer::Entries(_, _, Ok(entries)) if entries.is_empty() => return,

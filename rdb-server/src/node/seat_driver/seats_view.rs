@@ -20,8 +20,12 @@ pub(super) struct Told {
     key: Option<SeatKey>,
     /// Since when this node leads both seats of the group.
     both_since: Option<Instant>,
+    /// When the members key was written last.
+    changed_at: u64,
     /// What the coordinator was told last of a change of members.
     reported: Option<(Epoch, Report)>,
+    /// Whether it has not answered yet: two reports under way could overtake each other.
+    is_reporting: bool,
     /// Where the commit stood one heartbeat ago.
     commit_before: LogIndex,
 }
@@ -46,6 +50,7 @@ impl SeatDriver {
             self.told.learners.clone_from(&learners);
             self.inputs.push_back(Input::Learners(learners));
         }
+        self.told.changed_at = view.changed_at.get(&id.group).copied().unwrap_or_default();
         let key = view.seats.get(&id).copied();
         if let Some(key) = key
             && Some(key) != self.told.key
@@ -76,9 +81,16 @@ impl SeatDriver {
             (seat.established_config(), seat.leader(), is_changing)
         else {
             self.told.reported = None;
+            // Whoever begins to lead does not know yet what was committed.
+            self.told.commit_before = LogIndex(u64::MAX);
             return;
         };
-        let reported = self.told.reported.as_ref().filter(|(under, _)| *under == epoch);
+        if self.told.is_reporting {
+            return;
+        }
+        let as_of = self.told.changed_at;
+        let is_of_now = |(under, report): &&(Epoch, Report)| *under == epoch && report.as_of == as_of;
+        let reported = self.told.reported.as_ref().filter(is_of_now);
         let before = reported
             .map(|(_, report)| report.caught_up.clone())
             .unwrap_or_default();
@@ -89,18 +101,23 @@ impl SeatDriver {
         let now: Vec<NodeId> = now.map(|(node, _)| node).collect();
         let has_all = |node: &&NodeId| now.contains(node) || before.contains(node);
         let report = Report {
+            as_of,
             established,
             caught_up: self.told.learners.iter().filter(has_all).copied().collect(),
         };
         if reported.is_none_or(|(_, told)| *told != report) {
             self.told.reported = Some((epoch, report.clone()));
+            self.told.is_reporting = true;
             self.report(epoch, report);
         }
     }
 
-    /// The coordinator did not take the report: it is told again.
-    pub(super) fn report_failed(&mut self) {
-        self.told.reported = None;
+    /// The coordinator has the report, or it is told again.
+    pub(super) fn reported(&mut self, is_taken: bool) {
+        self.told.is_reporting = false;
+        if !is_taken {
+            self.told.reported = None;
+        }
     }
 
     /// Hands the seat over when this node holds both of the group and another member has everything.
