@@ -8,13 +8,22 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-/// A port of loopback that nobody listens on now.
+/// A port of loopback that nobody listens on now, and that this process has not named before. Those that the system
+/// gives out by itself are left to it: a connection could take one before whoever is to listen there has started.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    listener.local_addr().expect("it is bound").port()
+    static NAMED: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(7_919);
+    loop {
+        let turn = begin.wrapping_add(NAMED.fetch_add(1, Ordering::Relaxed));
+        let port = 12_000 + u16::try_from(turn % 20_000).expect("it is below");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// One etcd member.

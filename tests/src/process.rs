@@ -182,11 +182,14 @@ impl Starting {
     /// # Errors
     /// [`Ended`] when it ended instead.
     pub async fn ready(mut self) -> Result<Node, Ended> {
-        let ready = soon(
-            "the node's ready line",
-            self.log.line(|line| ready_line(line).is_some()),
-        );
-        if let Some(line) = ready.await {
+        let ready = maybe(PATIENCE, self.log.line(|line| ready_line(line).is_some()));
+        let Some(ready) = ready.await else {
+            panic!(
+                "waited {PATIENCE:?} for the ready line of this node:\n{}",
+                self.log.text()
+            );
+        };
+        if let Some(line) = ready {
             let (grpc, http) = ready_line(&line).expect("it was matched");
             let Self { child, log } = self;
             return Ok(Node {

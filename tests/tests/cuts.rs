@@ -49,7 +49,7 @@ impl Case {
     async fn taken_over(&self, what: &str) -> Duration {
         let watch = Stopwatch::start();
         let mut api = self.cluster.api(self.others[0]).await;
-        let key = key_of(&self.cluster.status().await, 0);
+        let key = key_of(&api.status().await.unwrap(), 0);
         soon("a write to the seat", written(&mut api, &key)).await;
         let took = watch.elapsed();
         say(&format!("{what}: the seat takes writes again after {took:?}"));
