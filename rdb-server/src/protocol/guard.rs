@@ -49,7 +49,7 @@ pub struct NewGeneration {
     /// What the counter is set to.
     pub counter: Seq,
     /// What the time beside the counter is set to; the node's clock plus
-    /// [`TIME_LEAP_MICROSECONDS`](crate::limits::TIME_LEAP_MICROSECONDS), when that is later.
+    /// [`TIME_LEAP_MICROSECONDS`], when that is later.
     pub time: Timestamp,
     /// What the epoch key of each seat is set to: the next one granted is above every one known.
     pub epochs: BTreeMap<SeatId, u64>,
