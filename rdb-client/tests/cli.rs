@@ -237,14 +237,16 @@ fn wrong_usage_exits_2_and_writes_no_data() {
     }
 }
 
+/// An address that nobody listens at: its port was free a moment ago.
+fn closed() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
 #[test]
 fn an_etcd_that_does_not_answer_exits_5_and_says_so() {
-    // A port that was free a moment ago.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let ran = command("", &["--etcd", &closed.to_string(), "status"]).output();
+    let closed = closed();
+    let ran = command("", &["--etcd", &closed, "status"]).output();
     let ran = Ran::of(&ran.unwrap());
     assert_eq!(ran.code, 5, "{}", ran.err);
     assert!(
@@ -599,16 +601,8 @@ fn a_status_is_watched_until_the_time_is_over_also_while_nobody_answers() {
         "{}",
         watched.out
     );
-    // A port that was free a moment ago.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let ran = command(
-        &closed.to_string(),
-        &["status", "--watch=50ms", "--timeout", "300ms"],
-    )
-    .output();
+    let closed = closed();
+    let ran = command(&closed, &["status", "--watch=50ms", "--timeout", "300ms"]).output();
     let ran = Ran::of(&ran.unwrap());
     assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{}", ran.err);
     assert!(ran.err.contains("no status: cannot connect"), "{}", ran.err);
@@ -619,15 +613,8 @@ fn a_script_waits_until_the_database_is_healthy_or_exits_5() {
     let fake = Fake::start();
     let ran = run(&fake, &["status", "--until-healthy", "-o", "json"]).ok();
     assert_eq!(ran.json()["healthy"], true);
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let ran = command(
-        &closed.to_string(),
-        &["status", "--until-healthy", "--timeout", "500ms"],
-    )
-    .output();
+    let closed = closed();
+    let ran = command(&closed, &["status", "--until-healthy", "--timeout", "500ms"]).output();
     let ran = Ran::of(&ran.unwrap());
     assert_eq!((ran.code, ran.out.as_str()), (5, ""), "{}", ran.err);
     assert!(

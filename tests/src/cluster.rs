@@ -1,10 +1,15 @@
 //! Whole clusters of real processes: an etcd and nodes, all on loopback.
 
+use crate::checkers::judge;
 use crate::etcd::{Etcd, free_port};
 use crate::lan::{self, Lan};
 use crate::process::{Node, Settings, Starting};
+use crate::random::Random;
+use crate::say;
 use crate::time::{pause, soon};
 use crate::wire::Api;
+use crate::workload::Ticks;
+use crate::workload::writers::{Load, crew, record_of};
 use rdb_proto::event::Event;
 use rdb_proto::types::KeyName;
 use rdb_proto::v1;
@@ -12,6 +17,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// Nodes by their number from 0; each is there, or was killed.
@@ -221,6 +227,28 @@ impl Cluster {
     pub async fn events(&self, n: usize) -> Vec<Event> {
         let upto = self.status().await.counter;
         self.api(n).await.events_up_to(upto).await.unwrap()
+    }
+
+    /// Starts five writers, whose choices follow from the seed, through every node.
+    pub fn load(&self, seed: u64) -> Load {
+        let crew = crew(5, &mut Random::of_run(seed), &Arc::new(Ticks::default()));
+        Load::start_everywhere(crew, &self.addresses())
+    }
+
+    /// Ends a load of more than so many acknowledged events, and judges the whole run against the stream, which is the
+    /// same through each of these nodes. Returns it.
+    pub async fn judged(&self, load: Load, more_than: usize, nodes: &[usize]) -> Vec<Event> {
+        let record = record_of(load.stop().await);
+        self.until_led(false).await;
+        let all = self.events(nodes[0]).await;
+        judge(&record, &all).unwrap();
+        for n in &nodes[1..] {
+            assert_eq!(self.events(*n).await, all, "node {n} shows the same stream");
+        }
+        let (acknowledged, stored) = (record.acknowledged(), all.len());
+        say(&format!("{acknowledged} events acknowledged, {stored} stored"));
+        assert!(acknowledged > more_than, "the load was real");
+        all
     }
 
     /// Stops every node cleanly.

@@ -1,6 +1,29 @@
 //! Named mutations: for each promise a fault, built into the server behind its feature `sabotage`, that must turn a
 //! case red. `scripts/sabotage` builds that server and holds this table to its word.
 
+use std::io;
+
+/// Makes this process make the mistake for all of its life.
+///
+/// # Errors
+/// When there is none of that name, or this build can make none.
+#[cfg(feature = "sabotage")]
+pub fn select(name: &str) -> io::Result<()> {
+    if rdb_server::sabotage::select(name) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("there is no mutant {name}")))
+}
+
+/// Makes this process make the mistake for all of its life.
+///
+/// # Errors
+/// When there is none of that name, or this build can make none.
+#[cfg(not(feature = "sabotage"))]
+pub fn select(_name: &str) -> io::Result<()> {
+    Err(io::Error::other("built without the feature sabotage"))
+}
+
 /// A fault in the server, and what must notice it.
 #[derive(Debug, Clone, Copy)]
 pub struct Mutation {

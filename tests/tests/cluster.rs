@@ -7,32 +7,13 @@ use rdb_tests::checkers::judge;
 use rdb_tests::cluster::Cluster;
 use rdb_tests::process::Settings;
 use rdb_tests::random::Random;
-use rdb_tests::say;
 use rdb_tests::time::{Stopwatch, maybe};
 use rdb_tests::wire::assert_reason;
 use rdb_tests::workload::Ticks;
-use rdb_tests::workload::writers::{Load, Writer, crew, record_of};
+use rdb_tests::workload::writers::{Load, crew, record_of};
 use rustix::process::Signal;
 use std::sync::Arc;
 use std::time::Duration;
-
-fn writers(seed: u64) -> Vec<Writer> {
-    crew(5, &mut Random::of_run(seed), &Arc::new(Ticks::default()))
-}
-
-/// Ends the load and judges the whole run against the stream of every node, which is the same.
-async fn judged(cluster: &Cluster, load: Load, nodes: &[usize]) {
-    let record = record_of(load.stop().await);
-    cluster.until_led(false).await;
-    let all = cluster.events(nodes[0]).await;
-    judge(&record, &all).unwrap();
-    for n in &nodes[1..] {
-        assert_eq!(cluster.events(*n).await, all, "node {n} shows the same stream");
-    }
-    let (acknowledged, stored) = (record.acknowledged(), all.len());
-    say(&format!("{acknowledged} events acknowledged, {stored} stored"));
-    assert!(acknowledged > 100, "the load was real");
-}
 
 /// Three nodes, two leaders: each takes any request and answers the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,7 +59,7 @@ async fn every_node_takes_every_request() {
 async fn no_acknowledged_event_is_lost_when_nodes_are_killed() {
     let mut cluster = Cluster::start(3, &[]).await;
     cluster.until_led(true).await;
-    let load = Load::start_everywhere(writers(31), &cluster.addresses());
+    let load = cluster.load(31);
     load.more(50).await;
     for round in 0..6 {
         let victim = match round % 3 {
@@ -94,7 +75,7 @@ async fn no_acknowledged_event_is_lost_when_nodes_are_killed() {
         cluster.run(victim).await;
         load.more(20).await;
     }
-    judged(&cluster, load, &[0, 1, 2]).await;
+    cluster.judged(load, 100, &[0, 1, 2]).await;
 }
 
 /// Both leaders die one right after the other: what is left waits, and goes on with everything once one is back.
@@ -102,7 +83,7 @@ async fn no_acknowledged_event_is_lost_when_nodes_are_killed() {
 async fn a_majority_that_dies_stops_writes_and_loses_nothing() {
     let mut cluster = Cluster::start(3, &[]).await;
     cluster.until_led(true).await;
-    let load = Load::start_everywhere(writers(32), &cluster.addresses());
+    let load = cluster.load(32);
     load.more(60).await;
     let (first, second) = (cluster.leader(0, 0).await, cluster.leader(0, 1).await);
     cluster.kill(first).await;
@@ -111,7 +92,7 @@ async fn a_majority_that_dies_stops_writes_and_loses_nothing() {
     load.more(60).await;
     cluster.run(first).await;
     load.more(20).await;
-    judged(&cluster, load, &[0, 1, 2]).await;
+    cluster.judged(load, 100, &[0, 1, 2]).await;
 }
 
 /// A leader stops for longer than its lease lasts, and goes on as if nothing had been: nobody believes it.
@@ -177,7 +158,7 @@ async fn without_etcd_reads_go_on_and_writes_say_why_not() {
 async fn everything_is_there_after_everything_was_restarted() {
     let mut cluster = Cluster::start(3, &[]).await;
     cluster.until_led(true).await;
-    let load = Load::start_everywhere(writers(35), &cluster.addresses());
+    let load = cluster.load(35);
     load.more(150).await;
     for n in 0..3 {
         cluster.kill(n).await;
@@ -186,7 +167,7 @@ async fn everything_is_there_after_everything_was_restarted() {
     cluster.etcd.run().await;
     cluster.start_all().await;
     load.more(50).await;
-    judged(&cluster, load, &[0, 1, 2]).await;
+    cluster.judged(load, 100, &[0, 1, 2]).await;
     let before = cluster.events(0).await;
     cluster.stop_all().await;
     cluster.start_all().await;
@@ -199,7 +180,7 @@ async fn everything_is_there_after_everything_was_restarted() {
 async fn a_lost_lease_is_taken_anew() {
     let cluster = Cluster::start(3, &[("LEASE_TTL", "2"), ("REFRESH_INTERVAL", "1")]).await;
     cluster.until_led(true).await;
-    let load = Load::start_everywhere(writers(36), &cluster.addresses());
+    let load = cluster.load(36);
     load.more(30).await;
     let leases = cluster.etcd.ctl(&["lease", "list"]).await;
     for lease in leases.lines().skip(1) {
@@ -212,7 +193,7 @@ async fn a_lost_lease_is_taken_anew() {
         })
         .await;
     load.more(30).await;
-    judged(&cluster, load, &[0, 1, 2]).await;
+    cluster.judged(load, 100, &[0, 1, 2]).await;
 }
 
 /// Nodes that do not belong together are told so when they start.
@@ -260,7 +241,7 @@ async fn groups_are_spread_over_nodes() {
     let mut cluster = Cluster::start(5, &[("SHARD_GROUPS", "2")]).await;
     let status = cluster.until_led(true).await;
     assert_eq!(status.groups.len(), 2);
-    let load = Load::start_everywhere(writers(37), &cluster.addresses());
+    let load = cluster.load(37);
     load.more(60).await;
     let victim = cluster.leader(1, 0).await;
     cluster.kill(victim).await;
@@ -277,7 +258,7 @@ async fn groups_are_spread_over_nodes() {
 async fn a_rolling_restart_loses_nothing() {
     let mut cluster = Cluster::start(3, &[]).await;
     cluster.until_led(true).await;
-    let load = Load::start_everywhere(writers(38), &cluster.addresses());
+    let load = cluster.load(38);
     load.more(50).await;
     for n in 0..3 {
         cluster.take(n).stop().await;
@@ -285,5 +266,5 @@ async fn a_rolling_restart_loses_nothing() {
         cluster.run(n).await;
         load.more(30).await;
     }
-    judged(&cluster, load, &[0, 1, 2]).await;
+    cluster.judged(load, 100, &[0, 1, 2]).await;
 }

@@ -15,6 +15,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -80,6 +81,19 @@ async fn shows(node: &EtcdCoordinator, what: &str, is_so: impl Fn(&View) -> bool
     let mut view = node.view();
     let seen = soon(what, view.wait_for(|view| is_so(view))).await;
     Arc::clone(&seen.unwrap())
+}
+
+/// Takes numbers up to 5, a copy of etcd's data, and numbers up to 30.
+async fn took_numbers_since_a_backup(etcd: &mut Etcd, node: &EtcdCoordinator) -> TempDir {
+    allocate(node, 5).await;
+    etcd.stop().await;
+    let backup = etcd.backup();
+    etcd.run().await;
+    shows(node, "the problem to be over", |view| view.problem.is_none()).await;
+    for _ in 0..5 {
+        allocate(node, 5).await;
+    }
+    backup
 }
 
 /// Waits until the group is placed, and returns the seat's key.
@@ -633,14 +647,7 @@ async fn an_etcd_that_went_back_gives_no_numbers() {
         return;
     };
     let node = join(settings(&etcd, "n1")).await;
-    allocate(&node, 5).await;
-    etcd.stop().await;
-    let backup = etcd.backup();
-    etcd.run().await;
-    shows(&node, "the problem to be over", |view| view.problem.is_none()).await;
-    for _ in 0..5 {
-        allocate(&node, 5).await;
-    }
+    let backup = took_numbers_since_a_backup(&mut etcd, &node).await;
     let last = *node.counter().borrow();
     etcd.stop().await;
     shows(&node, "the problem to be told", |view| view.problem.is_some()).await;
@@ -664,14 +671,7 @@ async fn an_etcd_that_went_back_and_caught_up_is_not_followed() {
         return;
     };
     let node = join(settings(&etcd, "n1")).await;
-    allocate(&node, 5).await;
-    etcd.stop().await;
-    let backup = etcd.backup();
-    etcd.run().await;
-    shows(&node, "the problem to be over", |view| view.problem.is_none()).await;
-    for _ in 0..5 {
-        allocate(&node, 5).await;
-    }
+    let backup = took_numbers_since_a_backup(&mut etcd, &node).await;
     etcd.stop().await;
     shows(&node, "the problem to be told", |view| view.problem.is_some()).await;
     etcd.restore(&backup);

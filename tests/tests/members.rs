@@ -4,15 +4,9 @@
 
 use rdb_proto::reason::Reason;
 use rdb_proto::v1;
-use rdb_tests::checkers::judge;
 use rdb_tests::cluster::Cluster;
-use rdb_tests::random::Random;
-use rdb_tests::say;
 use rdb_tests::time::{retry_pause, soon};
 use rdb_tests::wire::assert_reason;
-use rdb_tests::workload::Ticks;
-use rdb_tests::workload::writers::{Load, crew, record_of};
-use std::sync::Arc;
 
 /// Nodes that are gone for long are found soon.
 const IMPATIENT: [(&str, &str); 3] = [
@@ -21,32 +15,13 @@ const IMPATIENT: [(&str, &str); 3] = [
     ("REPLACE_AFTER", "2"),
 ];
 
-fn load(seed: u64, cluster: &Cluster) -> Load {
-    let crew = crew(5, &mut Random::of_run(seed), &Arc::new(Ticks::default()));
-    Load::start_everywhere(crew, &cluster.addresses())
-}
-
-/// Ends the load and judges the whole run against the stream, which is the same through every node that is there.
-async fn judged(cluster: &Cluster, load: Load, nodes: &[usize]) {
-    let record = record_of(load.stop().await);
-    cluster.until_led(false).await;
-    let all = cluster.events(nodes[0]).await;
-    judge(&record, &all).unwrap();
-    for n in &nodes[1..] {
-        assert_eq!(cluster.events(*n).await, all, "node {n} shows the same stream");
-    }
-    let (acknowledged, stored) = (record.acknowledged(), all.len());
-    say(&format!("{acknowledged} events acknowledged, {stored} stored"));
-    assert!(acknowledged > 100, "the load was real");
-}
-
 /// A node dies for good: a spare takes its place by itself, and then another node may die.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_lost_is_replaced_by_a_spare() {
     let mut cluster = Cluster::start(3, &IMPATIENT).await;
     cluster.until_led(true).await;
     let spare = cluster.start_another(&IMPATIENT).await;
-    let load = load(51, &cluster);
+    let load = cluster.load(51);
     load.more(60).await;
     let lost = cluster.leader(0, 0).await;
     cluster.kill(lost).await;
@@ -57,7 +32,7 @@ async fn a_node_that_is_lost_is_replaced_by_a_spare() {
     cluster.kill(stay[0]).await;
     cluster.until_led(true).await;
     load.more(60).await;
-    judged(&cluster, load, &[stay[1], spare]).await;
+    cluster.judged(load, 100, &[stay[1], spare]).await;
 }
 
 /// A disk is emptied: the node comes back as a new one, which takes the place of the old one at once.
@@ -70,7 +45,7 @@ async fn a_node_with_an_empty_disk_comes_back_as_a_new_one() {
     ];
     let mut cluster = Cluster::start(3, &settings).await;
     cluster.until_led(true).await;
-    let load = load(52, &cluster);
+    let load = cluster.load(52);
     load.more(60).await;
     cluster.kill(1).await;
     cluster.wipe(1);
@@ -89,7 +64,7 @@ async fn a_node_with_an_empty_disk_comes_back_as_a_new_one() {
     cluster.until_members(&[0, 1, 2]).await;
     assert_ne!(id_of_n2(&cluster.status().await), before);
     load.more(60).await;
-    judged(&cluster, load, &[0, 1, 2]).await;
+    cluster.judged(load, 100, &[0, 1, 2]).await;
 }
 
 /// An operator drains a node under load: its seats and its members go elsewhere, and it can be stopped and forgotten.
@@ -102,7 +77,7 @@ async fn a_node_is_drained_stopped_and_forgotten() {
     ];
     let mut cluster = Cluster::start(3, &settings).await;
     cluster.until_led(true).await;
-    let load = load(53, &cluster);
+    let load = cluster.load(53);
     load.more(60).await;
     let mut admin = cluster.api(0).await;
     let drain = |node: &str, dry_run| v1::DrainRequest {
@@ -153,7 +128,7 @@ async fn a_node_is_drained_stopped_and_forgotten() {
         })
         .await;
     load.more(60).await;
-    judged(&cluster, load, &[0, 1, spare]).await;
+    cluster.judged(load, 100, &[0, 1, spare]).await;
 }
 
 /// An operator moves a seat around, through nodes that do not lead it.
@@ -161,7 +136,7 @@ async fn a_node_is_drained_stopped_and_forgotten() {
 async fn a_seat_moves_by_order() {
     let cluster = Cluster::start(3, &[]).await;
     cluster.until_led(true).await;
-    let load = load(54, &cluster);
+    let load = cluster.load(54);
     load.more(30).await;
     for to in [0, 1, 2, 0] {
         let mut admin = cluster.api((to + 1) % 3).await;
@@ -188,5 +163,5 @@ async fn a_seat_moves_by_order() {
         cluster.until("the seat where it was sent", leads).await;
         load.more(30).await;
     }
-    judged(&cluster, load, &[0, 1, 2]).await;
+    cluster.judged(load, 100, &[0, 1, 2]).await;
 }

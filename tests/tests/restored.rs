@@ -4,25 +4,16 @@
 //! Red when the guard is off: `RDB_SABOTAGE=rollback_unguarded` with the feature `sabotage` (`scripts/sabotage`).
 #![cfg(test)]
 
-use rdb_proto::event::Event;
 use rdb_proto::reason::Reason;
 use rdb_tests::checkers::judge;
 use rdb_tests::cluster::Cluster;
-use rdb_tests::random::Random;
-use rdb_tests::say;
 use rdb_tests::time::{pause, soon};
 use rdb_tests::wire::assert_reason;
-use rdb_tests::workload::Ticks;
-use rdb_tests::workload::writers::{Load, Writer, crew, record_of};
+use rdb_tests::workload::writers::{Load, record_of};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// By how much numbers leap at least when etcd is put right.
 const LEAP: u64 = 1 << 40;
-
-fn writers(seed: u64) -> Vec<Writer> {
-    crew(5, &mut Random::of_run(seed), &Arc::new(Ticks::default()))
-}
 
 /// Stops etcd, copies its data, and starts it again.
 async fn back_up(cluster: &mut Cluster) -> tempfile::TempDir {
@@ -37,21 +28,6 @@ async fn put_back(cluster: &mut Cluster, backup: &tempfile::TempDir) {
     cluster.etcd.stop().await;
     cluster.etcd.restore(backup);
     cluster.etcd.run().await;
-}
-
-/// Ends the load and judges the whole run against the stream of every node, which is the same.
-async fn judged(cluster: &Cluster, load: Load) -> Vec<Event> {
-    let record = record_of(load.stop().await);
-    cluster.until_led(false).await;
-    let all = cluster.events(0).await;
-    judge(&record, &all).unwrap();
-    for n in 1..3 {
-        assert_eq!(cluster.events(n).await, all, "node {n} shows the same stream");
-    }
-    let (acknowledged, stored) = (record.acknowledged(), all.len());
-    say(&format!("{acknowledged} events acknowledged, {stored} stored"));
-    assert!(acknowledged > 150, "the load was real");
-    all
 }
 
 /// Seats change hands: every node dies once and comes back.
@@ -70,7 +46,7 @@ async fn fail_over(cluster: &mut Cluster, load: &Load) {
 async fn an_older_copy_of_etcd_is_put_right_under_load() {
     let mut cluster = Cluster::start(3, &[]).await;
     cluster.until_led(true).await;
-    let load = Load::start_everywhere(writers(61), &cluster.addresses());
+    let load = cluster.load(61);
     load.more(50).await;
     let backup = back_up(&mut cluster).await;
     load.more(50).await;
@@ -81,7 +57,7 @@ async fn an_older_copy_of_etcd_is_put_right_under_load() {
     let after = cluster.status().await.counter;
     assert!(after > before + LEAP, "{before}, then {after}");
     fail_over(&mut cluster, &load).await;
-    let all = judged(&cluster, load).await;
+    let all = cluster.judged(load, 150, &[0, 1, 2]).await;
     assert!(all.last().unwrap().seq.get() > before + LEAP);
     // And once more, from the same copy.
     let before = cluster.status().await.counter;
@@ -105,7 +81,7 @@ async fn an_older_copy_of_etcd_is_put_right_under_load() {
 async fn nodes_that_were_stopped_notice_that_etcd_went_back() {
     let mut cluster = Cluster::start(3, &[]).await;
     cluster.until_led(true).await;
-    let load = Load::start_everywhere(writers(62), &cluster.addresses());
+    let load = cluster.load(62);
     load.more(50).await;
     let backup = back_up(&mut cluster).await;
     load.more(50).await;
@@ -115,7 +91,7 @@ async fn nodes_that_were_stopped_notice_that_etcd_went_back() {
     put_back(&mut cluster, &backup).await;
     cluster.start_all().await;
     load.more(100).await;
-    let all = judged(&cluster, load).await;
+    let all = cluster.judged(load, 150, &[0, 1, 2]).await;
     assert!(all.last().unwrap().seq.get() > LEAP);
 }
 
@@ -224,7 +200,7 @@ async fn the_members_of_now_outlast_an_older_copy_of_etcd() {
     ];
     let mut cluster = Cluster::start(3, &settings).await;
     cluster.until_led(true).await;
-    let load = Load::start_everywhere(writers(63), &cluster.addresses());
+    let load = cluster.load(63);
     load.more(50).await;
     let backup = back_up(&mut cluster).await;
     let spare = cluster.start_another(&settings).await;

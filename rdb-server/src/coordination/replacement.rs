@@ -136,10 +136,9 @@ struct Load(BTreeMap<NodeId, usize>);
 
 impl Load {
     fn of(view: &View) -> Self {
-        let members = view.groups.values().flat_map(|membership| &membership.members);
-        let mut load = BTreeMap::new();
-        for node in members.chain(view.learners.values().flatten()) {
-            let count: &mut usize = load.entry(*node).or_default();
+        let mut load = view.members_of_nodes();
+        for node in view.learners.values().flatten() {
+            let count = load.entry(*node).or_default();
             *count = count.saturating_add(1);
         }
         Self(load)

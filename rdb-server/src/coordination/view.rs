@@ -57,6 +57,16 @@ pub struct View {
 }
 
 impl View {
+    /// How many members each node has; those that have none are missing.
+    pub(super) fn members_of_nodes(&self) -> BTreeMap<NodeId, usize> {
+        let mut counts = BTreeMap::new();
+        for node in self.groups.values().flat_map(|membership| &membership.members) {
+            let count: &mut usize = counts.entry(*node).or_default();
+            *count = count.saturating_add(1);
+        }
+        counts
+    }
+
     /// Whether the node is live, as far as the coordinator knows.
     pub fn is_live(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|info| info.is_live)

@@ -6,6 +6,7 @@
 //! ```
 use rdb_tests::arguments::Arguments;
 use rdb_tests::model::report::{Bounds, check};
+use rdb_tests::mutations::select;
 use rdb_tests::sim::keep_panics;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -71,19 +72,6 @@ fn run(arguments: Arguments<'_>) -> io::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-#[cfg(feature = "sabotage")]
-fn select(name: &str) -> io::Result<()> {
-    if rdb_server::sabotage::select(name) {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("there is no mutant {name}")))
-}
-
-#[cfg(not(feature = "sabotage"))]
-fn select(_name: &str) -> io::Result<()> {
-    Err(io::Error::other("built without the feature sabotage"))
 }
 
 /// Mistakes in what the model leaves out.

@@ -15,6 +15,7 @@
 )]
 
 use rdb_tests::arguments::Arguments;
+use rdb_tests::mutations::select;
 use rdb_tests::sim::plan::{Options, Plan};
 use rdb_tests::sim::sweep::{Sweep, shrink, sweep};
 use rdb_tests::sim::trace::Trace;
@@ -141,19 +142,6 @@ fn smaller(arguments: Arguments<'_>) -> io::Result<ExitCode> {
     };
     writeln!(out, "seed {seed}: {}", done.plan)?;
     explain(&mut out, seed, &options)
-}
-
-#[cfg(feature = "sabotage")]
-fn select(name: &str) -> io::Result<()> {
-    if rdb_server::sabotage::select(name) {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("there is no mutant {name}")))
-}
-
-#[cfg(not(feature = "sabotage"))]
-fn select(_name: &str) -> io::Result<()> {
-    Err(io::Error::other("built without the feature sabotage"))
 }
 
 /// Runs itself for every mutant, since a process makes one mistake for all of its life.

@@ -141,13 +141,8 @@ async fn place_groups(shared: &Shared, view: &View) -> Result<(), CoordinationEr
     }
     let is_free = |node: &NodeId| view.is_live(*node) && !view.leaving.contains_key(node);
     let live: Vec<NodeId> = view.nodes.keys().copied().filter(is_free).collect();
-    let mut taken: BTreeMap<NodeId, usize> = BTreeMap::new();
-    for node in view.groups.values().flat_map(|membership| &membership.members) {
-        let count = taken.entry(*node).or_default();
-        *count = count.saturating_add(1);
-    }
     let size = usize::try_from(shared.config.group_size).unwrap_or(usize::MAX);
-    let Some(placed) = place(&missing, size, &live, &taken) else {
+    let Some(placed) = place(&missing, size, &live, &view.members_of_nodes()) else {
         tracing::info!(
             live = live.len(),
             needed = size,
@@ -200,12 +195,7 @@ async fn change_members(
         .filter(|replacement| replacement.joins.is_none());
     let stuck: BTreeSet<(GroupId, NodeId)> = stuck.map(|stuck| (stuck.group, stuck.leaves)).collect();
     for (group, node) in stuck.difference(told) {
-        let node = shared
-            .known()
-            .mirror
-            .name_of(*node)
-            .unwrap_or_default()
-            .to_owned();
+        let node = mirror.name_of(*node);
         tracing::warn!(%group, node, "a member is to be replaced, and no live node is free to take its place");
     }
     *told = stuck;
@@ -265,15 +255,10 @@ async fn take(
         }
     };
     if put_members(shared, group, &next, compares).await? {
-        let name = |id: &u64| {
-            let known = shared.known();
-            known
-                .mirror
-                .name_of(NodeId(*id))
-                .unwrap_or("a node that is gone")
-                .to_owned()
+        let all = |ids: &[u64]| {
+            let names = ids.iter().map(|id| mirror.name_of(NodeId(*id)));
+            names.collect::<Vec<_>>().join(", ")
         };
-        let all = |ids: &[u64]| ids.iter().map(name).collect::<Vec<_>>().join(" ");
         tracing::info!(
             %group,
             number = next.number,

@@ -205,9 +205,10 @@ impl Mirror {
         named.map(|(name, id)| (name.as_str(), id.revision))
     }
 
-    /// The name that a node is registered under.
-    pub(super) fn name_of(&self, node: NodeId) -> Option<&str> {
-        self.registration(node).map(|(name, _)| name)
+    /// The name that a node is registered under, for people.
+    pub(super) fn name_of(&self, node: NodeId) -> &str {
+        self.registration(node)
+            .map_or("a node that is gone", |(name, _)| name)
     }
 
     /// Whether every key could be read: what cannot be read must not look as if it were not there.
