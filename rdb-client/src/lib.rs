@@ -55,7 +55,7 @@ pub use connect::Client;
 pub use error::Error;
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdOptions, node_addresses};
-pub use rdb_proto::event::{Event, EventKind, Expectation};
+pub use rdb_proto::event::{Change, Event, EventKind, Expectation};
 pub use rdb_proto::reason::{Happened, Reason};
 pub use rdb_proto::types::{Collection, EventId, Key, KeyName, Seq, Timestamp, Version};
 pub use read::{Consistency, History, HistoryOptions, KeyPage, KeyState, ReadAnswer, ReadOptions};

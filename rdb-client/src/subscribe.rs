@@ -11,7 +11,7 @@ use crate::clock::{self, Deadline};
 use crate::connect::{Client, Node};
 use crate::limits::STREAM_SILENCE_MAX;
 use crate::retry::Backoff;
-use crate::{Error, Event, EventKind, Seq};
+use crate::{Change, Error, Event, EventKind, Seq, Timestamp};
 use bytes::Bytes;
 use futures::Stream;
 use rdb_proto::convert::event_kind_to_wire;
@@ -30,6 +30,8 @@ pub enum Start {
     After(Seq),
     /// With the first event after the call.
     Now,
+    /// With the first event at or after this time.
+    At(Timestamp),
 }
 
 /// Which events a subscription gets: those that pass each part that is not empty. Within a part, one match is
@@ -120,6 +122,18 @@ impl EventBatch {
         decode_batch(self.encoded.clone()).map_err(Error::bad_answer)
     }
 
+    /// Reads the events, each with the one before it of the same key when [`Subscription::with_before`] asked for it.
+    ///
+    /// # Errors
+    /// When the server sent something that is not an event.
+    pub fn changes(&self) -> Result<Vec<Change>, Error> {
+        let split = self.split()?.into_iter();
+        split
+            .map(Change::decode)
+            .collect::<Result<_, _>>()
+            .map_err(Error::bad_answer)
+    }
+
     /// The events one by one, each still encoded as the message `rdb.v1.Event`, without copying them.
     ///
     /// # Errors
@@ -197,6 +211,9 @@ pub struct Subscription {
     filter: Filter,
     database_id: Option<String>,
     start: Start,
+    with_before: bool,
+    /// Seq of the snapshot that it begins with; `None` without one, [`Seq::ZERO`] before the first connection.
+    snapshot: Option<Seq>,
     stream: Option<(Node, Streaming<v1::SubscribeResponse>)>,
     /// Events since the last mark on this connection.
     changes: u64,
@@ -214,6 +231,8 @@ impl Client {
             filter,
             database_id: None,
             start,
+            with_before: false,
+            snapshot: None,
             stream: None,
             changes: 0,
             backoff: Backoff::new(),
@@ -231,12 +250,38 @@ impl Subscription {
         self
     }
 
-    /// Where a new subscription would go on without loss and without repetition. `None` when it began with
-    /// [`Start::Now`] and no connection was open yet.
+    /// Asks for each event together with the one before it of the same key: [`EventBatch::changes`].
+    #[must_use]
+    pub const fn with_before(mut self) -> Self {
+        self.with_before = true;
+        self
+    }
+
+    /// Begins with a snapshot: of everything up to one seq, which the database chooses when the subscription is opened, only
+    /// the latest event of each key comes, and none of deleted keys; then every event after it.
+    #[must_use]
+    pub const fn with_snapshot(self) -> Self {
+        self.with_snapshot_of(Seq::ZERO)
+    }
+
+    /// Goes on in the middle of a snapshot: with the [`Subscription::snapshot`] and the position of the one that began it.
+    #[must_use]
+    pub const fn with_snapshot_of(mut self, seq: Seq) -> Self {
+        self.snapshot = Some(seq);
+        self
+    }
+
+    /// The seq of the snapshot that it begins with; `None` without one, or before the first connection.
+    pub fn snapshot(&self) -> Option<Seq> {
+        self.snapshot.filter(|seq| *seq > Seq::ZERO)
+    }
+
+    /// Where a new subscription would go on without loss and without repetition. `None` when it did not begin with
+    /// [`Start::After`] and no connection was open yet.
     pub const fn position(&self) -> Option<Seq> {
         match self.start {
             Start::After(seq) => Some(seq),
-            Start::Now => None,
+            Start::Now | Start::At(_) => None,
         }
     }
 
@@ -316,9 +361,13 @@ impl Subscription {
             start: Some(match self.start {
                 Start::After(seq) => WireStart::AfterSeq(seq.get()),
                 Start::Now => WireStart::FromNow(true),
+                Start::At(time) => WireStart::FromTimeUs(time.get()),
             }),
             filter: self.filter.to_wire(),
             database_id: self.database_id.clone().unwrap_or_default(),
+            with_before: self.with_before,
+            snapshot: self.snapshot.is_some(),
+            snapshot_seq: self.snapshot.unwrap_or_default().get(),
         };
         let silence = Deadline::after(Some(STREAM_SILENCE_MAX));
         let mut client = node.changes();
@@ -359,8 +408,9 @@ impl Subscription {
                 return Err(Error::bad_answer(problem));
             }
             Start::After(_) => {}
-            Start::Now => self.start = Start::After(after),
+            Start::Now | Start::At(_) => self.start = Start::After(after),
         }
+        self.snapshot = self.snapshot.map(|_| Seq(opened.snapshot_seq));
         self.database_id = Some(opened.database_id.clone());
         Ok(Message::Opened {
             database_id: opened.database_id,

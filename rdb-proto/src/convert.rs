@@ -76,6 +76,7 @@ pub(crate) fn numbered_event_to_wire(
         payload: event.payload,
         event_id: event.event_id.as_bytes().to_vec().into(),
         time_us: time.get(),
+        before: None,
     }
 }
 

@@ -126,6 +126,30 @@ impl Event {
     }
 }
 
+/// One message of the change stream: an event, and what its key was before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What happened.
+    pub event: Event,
+    /// The event of the same key before it, when the stream was asked for it; `None` too when there is none.
+    pub before: Option<Event>,
+}
+
+impl Change {
+    /// Reads one change from its wire form, an event that may carry another.
+    ///
+    /// # Errors
+    /// [`EventError`] when the bytes are not that.
+    pub fn decode(encoded: Bytes) -> Result<Self, EventError> {
+        let mut event = v1::Event::decode(encoded)?;
+        let before = event.before.take();
+        Ok(Self {
+            event: convert::event(event)?,
+            before: before.map(|before| convert::event(*before)).transpose()?,
+        })
+    }
+}
+
 /// Bytes that are not events.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EventError {

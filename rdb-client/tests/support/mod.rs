@@ -240,6 +240,7 @@ impl State {
                 payload: new.payload,
                 event_id: new.event_id,
                 time_us: 1_795_210_200_123_456,
+                before: None,
             };
             results.push(result(&event, false));
             self.events.push(event);
@@ -460,7 +461,7 @@ impl Changes for Service {
                 ));
             }
             Some(Start::AfterSeq(seq)) => Some(seq),
-            Some(Start::FromNow(_)) => None,
+            Some(Start::FromNow(_) | Start::FromTimeUs(_)) => None,
             None => Some(0),
         };
         self.state().subscribed_after.push(after);
@@ -487,6 +488,7 @@ impl Service {
         say(Message::Opened(v1::Opened {
             database_id,
             after_seq: after,
+            snapshot_seq: 0,
         }))
         .await
         .ok()?;

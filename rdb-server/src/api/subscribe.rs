@@ -49,7 +49,18 @@ pub(super) async fn subscribe(
         Some(v1::subscribe_request::Start::FromNow(false)) => {
             return Err(FieldError::invalid("from_now", "must be true when it is given").into());
         }
+        Some(v1::subscribe_request::Start::FromTimeUs(_)) => {
+            return Err(FieldError::invalid("from_time_us", "is not served by this release").into());
+        }
     };
+    for (field, is_asked) in [
+        ("with_before", request.with_before),
+        ("snapshot", request.snapshot),
+    ] {
+        if is_asked {
+            return Err(FieldError::invalid(field, "is not served by this release").into());
+        }
+    }
     let filter = filter(request.filter.unwrap_or_default())?;
     let subscription = node.subscribe(start, filter, &request.database_id).await?;
     if node.telemetry().subscribers.inc() >= SUBSCRIPTIONS_MAX {
@@ -127,6 +138,7 @@ impl Ongoing {
             Message::Opened(after) => WireMessage::Opened(v1::Opened {
                 database_id: self.node.database_id().to_string(),
                 after_seq: after.get(),
+                snapshot_seq: 0,
             }),
             Message::Changes(run) => {
                 self.node.telemetry().events_streamed.inc_by(run.count);
