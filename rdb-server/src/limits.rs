@@ -91,6 +91,15 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long a position that the database has handed out, and not resolved yet, is waited for.
 pub const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 
+/// A node that shows a change stream's other seats, and says nothing for this long, is given up for another.
+pub const PART_SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// The first wait before such a stream is asked for again.
+pub const PART_WAIT_FIRST: Duration = Duration::from_millis(20);
+
+/// The longest.
+pub const PART_WAIT_LONGEST: Duration = Duration::from_secs(1);
+
 /// Change streams that may be open on a node: each holds a block of every seat's log in memory.
 pub const SUBSCRIPTIONS_MAX: i64 = 1_000;
 

@@ -93,6 +93,12 @@ sabotages! {
     OwnConfigIgnored = "own_config_ignored";
     /// Numbers are asked for of a coordinator that may have been rolled back (rule 6.5).
     RollbackUnguarded = "rollback_unguarded";
+    /// The change stream takes a seat's next entry before another seat's earlier one (section 7).
+    MergeBySeat = "merge_by_seat";
+    /// Events of seats elsewhere are shown without waiting for what may come before them (section 7).
+    PartsUnawaited = "parts_unawaited";
+    /// A snapshot of a stream is of one seq less than the stream goes on with (section 7).
+    SnapshotSeam = "snapshot_seam";
 }
 
 #[cfg(not(feature = "sabotage"))]

@@ -88,6 +88,24 @@ pub const MUTATIONS: &[Mutation] = &[
         "the_stream_is_complete_from_any_start_and_marks_are_never_contradicted",
     ),
     mutation(
+        "merge_by_seat",
+        "one order over all seats",
+        "stream",
+        "the_stream_is_complete_from_any_start_and_marks_are_never_contradicted",
+    ),
+    mutation(
+        "parts_unawaited",
+        "one order over all nodes",
+        "changes",
+        "every_node_shows_the_whole_stream_while_nodes_die",
+    ),
+    mutation(
+        "snapshot_seam",
+        "a snapshot goes over into changes",
+        "changes",
+        "a_snapshot_goes_over_into_changes_without_a_seam",
+    ),
+    mutation(
         "torn_tail_kept",
         "torn tail",
         "damage",

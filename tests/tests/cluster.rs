@@ -247,8 +247,7 @@ async fn groups_are_spread_over_nodes() {
     cluster.kill(victim).await;
     load.more(60).await;
     cluster.run(victim).await;
-    let record = record_of(load.stop().await);
-    assert!(record.acknowledged() > 100);
+    cluster.judged(load, 100, &[0, 1, 2, 3, 4]).await;
     let reached = maybe(Duration::from_secs(5), cluster.until_led(true)).await;
     assert!(reached.is_some(), "every seat is led");
 }

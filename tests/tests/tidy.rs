@@ -19,7 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("storage", &["limits", "clock", "fatal", "sabotage"]),
     ("coordination", &["limits", "clock"]),
     ("transport", &["protocol", "limits", "clock"]),
-    ("cdc", &["storage", "limits", "clock", "blocking"]),
+    ("cdc", &["storage", "limits", "clock", "blocking", "sabotage"]),
     (
         "node",
         &[

@@ -4,6 +4,7 @@ mod admin;
 mod append_stream;
 mod cluster;
 mod connections;
+mod elsewhere;
 mod forward;
 pub mod grpc;
 pub mod http;

@@ -1,6 +1,7 @@
 //! The only constructor of gRPC statuses: an error's reason decides code, text and `google.rpc.ErrorInfo`.
 
 use crate::node::NodeError;
+use rdb_proto::event::EventError;
 use rdb_proto::reason::{DOMAIN, Reason};
 use rdb_proto::types::FieldError;
 use rdb_proto::v1;
@@ -28,6 +29,13 @@ impl From<FieldError> for CallError {
 impl From<NodeError> for CallError {
     fn from(error: NodeError) -> Self {
         Self::Node(error)
+    }
+}
+
+impl From<EventError> for CallError {
+    /// What another node sent cannot be.
+    fn from(error: EventError) -> Self {
+        Self::Forwarded(Box::new(Status::internal(error.to_string())))
     }
 }
 

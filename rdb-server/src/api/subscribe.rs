@@ -1,18 +1,19 @@
 //! The change stream: the subscription's messages in wire form.
 
-use super::forward::Peers;
 use super::status::CallError;
-use super::{Api, forward};
+use super::{Api, elsewhere, forward};
 use crate::limits::SUBSCRIPTIONS_MAX;
-use crate::node::{Filter, Handle, Message, NodeError, Route, Start, Subscription};
-use futures::{Stream, StreamExt as _};
+use crate::node::{Filter, Gather, Handle, Message, NodeError, Part, Selection, Start, Subscription};
+use futures::Stream;
 use rdb_proto::convert;
 use rdb_proto::limits::{
     COLLECTION_BYTES_MAX, FILTER_VALUES_MAX, KEY_BYTES_MAX, TAG_BYTES_MAX, TYPE_BYTES_MAX,
 };
-use rdb_proto::types::{FieldError, Seq};
+use rdb_proto::types::{FieldError, GroupId, SeatId, Seq, Timestamp};
 use rdb_proto::v1;
+use rdb_proto::v1::subscribe_request::Start as WireStart;
 use rdb_proto::v1::subscribe_response::Message as WireMessage;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use tonic::{Request, Status};
 
@@ -22,53 +23,32 @@ pub(super) async fn subscribe(
     api: &Api,
     request: Request<v1::SubscribeRequest>,
 ) -> Result<ChangeStream, CallError> {
-    let (metadata, _, request) = request.into_parts();
+    let (metadata, _, mut request) = request.into_parts();
     let node = &api.node;
-    if forward::passed_on_for(&metadata).is_none()
-        && let Route::There(peer) = node.route_to_all()?
-    {
-        let seats: Vec<_> = node.seats().collect();
-        let request = forward::pass_on(&metadata, &seats, request);
-        let answer = Peers::changes(&peer.address)?.subscribe(request).await;
-        let changes = answer.map_err(|status| forward::reads_failed(status, &seats))?;
-        let told = move |change: Result<_, Status>| {
-            change.map_err(|status| Status::from(forward::reads_failed(status, &seats)))
-        };
-        let stopping = CallError::from(NodeError::ShuttingDown).into();
-        let until_stop = changes
-            .into_inner()
-            .map(told)
-            .take_until(Box::pin(node.tasks().stopping()))
-            .chain(futures::stream::iter([Err(stopping)]));
-        return Ok(Box::pin(until_stop));
+    node.check_database(&request.database_id)?;
+    check_snapshot(&request)?;
+    // A snapshot is of everything that was acknowledged before it was asked for, as far as this node has heard.
+    if request.snapshot && request.snapshot_seq == 0 {
+        request.snapshot_seq = node.counter().get();
     }
-    let start = match request.start {
-        None => Start::After(Seq::ZERO),
-        Some(v1::subscribe_request::Start::AfterSeq(seq)) => Start::After(Seq(seq)),
-        Some(v1::subscribe_request::Start::FromNow(true)) => Start::Now,
-        Some(v1::subscribe_request::Start::FromNow(false)) => {
-            return Err(FieldError::invalid("from_now", "must be true when it is given").into());
-        }
-        Some(v1::subscribe_request::Start::FromTimeUs(_)) => {
-            return Err(FieldError::invalid("from_time_us", "is not served by this release").into());
-        }
+    let (here, others) = match forward::passed_on_for(&metadata) {
+        Some(seats) => (seats, Vec::new()),
+        None => node.divide(node.seats()),
     };
-    for (field, is_asked) in [
-        ("with_before", request.with_before),
-        ("snapshot", request.snapshot),
-    ] {
-        if is_asked {
-            return Err(FieldError::invalid(field, "is not served by this release").into());
-        }
-    }
-    let filter = filter(request.filter.unwrap_or_default())?;
-    let subscription = node.subscribe(start, filter, &request.database_id).await?;
+    let changes = if others.is_empty() {
+        let (start, selection) = (start(&request)?, selection(&request)?);
+        Changes::Here(Box::new(node.subscribe(&here, start, selection).await?))
+    } else {
+        Changes::Everywhere(Box::new(gather(node, &here, others, request.clone()).await?))
+    };
     if node.telemetry().subscribers.inc() >= SUBSCRIPTIONS_MAX {
         node.telemetry().subscribers.dec();
         return Err(NodeError::Overloaded("the node's list of change streams").into());
     }
     let stream = Ongoing {
-        subscription,
+        changes,
+        here,
+        snapshot_seq: request.snapshot_seq,
         node: node.clone(),
     };
     Ok(Box::pin(futures::stream::unfold(Some(stream), async |stream| {
@@ -78,6 +58,78 @@ pub(super) async fn subscribe(
             Err(error) => Some((Err(error), None)),
         }
     })))
+}
+
+/// The stream of all seats, of which this node has only some members: each other group's from a node that has.
+async fn gather(
+    node: &Handle,
+    here: &[SeatId],
+    others: Vec<SeatId>,
+    mut request: v1::SubscribeRequest,
+) -> Result<Gather<CallError>, CallError> {
+    // All parts begin after the same seq, so "now" is decided here.
+    if start(&request)? == Start::Now {
+        request.start = Some(WireStart::AfterSeq(node.counter().get()));
+    }
+    let start = start(&request)?;
+    let mut groups: BTreeMap<GroupId, Vec<SeatId>> = BTreeMap::new();
+    for seat in others {
+        groups.entry(seat.group).or_default().push(seat);
+    }
+    let mut parts: Vec<Part<CallError>> = Vec::new();
+    for seats in groups.into_values() {
+        parts.push(Box::pin(elsewhere::changes(node.clone(), seats, request.clone())));
+    }
+    if !here.is_empty() {
+        let subscription = node.subscribe(here, start, selection(&request)?).await?;
+        parts.push(Box::pin(futures::stream::try_unfold(
+            subscription,
+            async |mut subscription| {
+                let message = subscription.next().await.map_err(NodeError::from)?;
+                Ok(Some((message, subscription)))
+            },
+        )));
+    }
+    let after = match start {
+        Start::After(seq) => Some(seq),
+        Start::Now | Start::At(_) => None,
+    };
+    Ok(Gather::new(parts, after))
+}
+
+fn start(request: &v1::SubscribeRequest) -> Result<Start, FieldError> {
+    match request.start {
+        None => Ok(Start::After(Seq::ZERO)),
+        Some(WireStart::AfterSeq(seq)) => Ok(Start::After(Seq(seq))),
+        Some(WireStart::FromNow(true)) => Ok(Start::Now),
+        Some(WireStart::FromNow(false)) => {
+            Err(FieldError::invalid("from_now", "must be true when it is given"))
+        }
+        Some(WireStart::FromTimeUs(time)) => Ok(Start::At(Timestamp(time))),
+    }
+}
+
+/// A snapshot is the beginning of a stream: only one that is gone on with has a start.
+fn check_snapshot(request: &v1::SubscribeRequest) -> Result<(), FieldError> {
+    let problem = match start(request)? {
+        _ if !request.snapshot && request.snapshot_seq > 0 => "needs `snapshot`",
+        Start::After(seq) if request.snapshot && request.snapshot_seq == 0 && seq > Seq::ZERO => {
+            "must be given to go on after `after_seq`"
+        }
+        Start::Now | Start::At(_) if request.snapshot => {
+            "a snapshot begins at the beginning, or goes on after a seq"
+        }
+        Start::After(_) | Start::Now | Start::At(_) => return Ok(()),
+    };
+    Err(FieldError::invalid("snapshot_seq", problem))
+}
+
+fn selection(request: &v1::SubscribeRequest) -> Result<Selection, FieldError> {
+    Ok(Selection {
+        filter: filter(request.filter.clone().unwrap_or_default())?,
+        with_before: request.with_before,
+        snapshot: Seq(request.snapshot_seq),
+    })
 }
 
 fn filter(wire: v1::Filter) -> Result<Filter, FieldError> {
@@ -101,8 +153,33 @@ fn filter(wire: v1::Filter) -> Result<Filter, FieldError> {
     })
 }
 
+/// Where the messages come from.
+enum Changes {
+    Here(Box<Subscription>),
+    Everywhere(Box<Gather<CallError>>),
+}
+
+impl Changes {
+    async fn next(&mut self) -> Result<Message, CallError> {
+        match self {
+            Self::Here(subscription) => Ok(subscription.next().await.map_err(NodeError::from)?),
+            Self::Everywhere(gather) => gather.next().await,
+        }
+    }
+
+    const fn position(&self) -> Seq {
+        match self {
+            Self::Here(subscription) => subscription.position(),
+            Self::Everywhere(gather) => gather.position(),
+        }
+    }
+}
+
 struct Ongoing {
-    subscription: Subscription,
+    changes: Changes,
+    /// The seats whose logs are read here.
+    here: Vec<SeatId>,
+    snapshot_seq: u64,
     node: Handle,
 }
 
@@ -118,10 +195,9 @@ impl Ongoing {
         let message = tokio::select! {
             biased;
             () = stopping => return Err(self.goodbye()),
-            gone = self.node.seat_gone() => return Err(CallError::from(gone).into()),
-            message = self.subscription.next() => message,
+            gone = self.node.seat_gone(&self.here) => return Err(CallError::from(gone).into()),
+            message = self.changes.next() => message?,
         };
-        let message = message.map_err(|error| Status::from(CallError::from(NodeError::from(error))))?;
         Ok(v1::SubscribeResponse {
             message: Some(self.to_wire(message)),
         })
@@ -129,7 +205,7 @@ impl Ongoing {
 
     /// The end of the stream names the position to resume at.
     fn goodbye(&self) -> Status {
-        let resume_after = self.subscription.position();
+        let resume_after = self.changes.position();
         CallError::from(NodeError::StreamEnded { resume_after }).into()
     }
 
@@ -138,7 +214,7 @@ impl Ongoing {
             Message::Opened(after) => WireMessage::Opened(v1::Opened {
                 database_id: self.node.database_id().to_string(),
                 after_seq: after.get(),
-                snapshot_seq: 0,
+                snapshot_seq: self.snapshot_seq,
             }),
             Message::Changes(run) => {
                 self.node.telemetry().events_streamed.inc_by(run.count);

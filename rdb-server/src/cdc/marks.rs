@@ -67,6 +67,16 @@ impl Marks {
         *self.database.borrow()
     }
 
+    /// Follows the mark of some seats, by their positions.
+    pub fn watch_seats(&self, positions: impl ExactSizeIterator<Item = usize>) -> Mark {
+        let is_all = positions.len() == self.seats.len();
+        Mark(if is_all {
+            vec![self.watch()]
+        } else {
+            positions.map(|position| self.watch_seat(position)).collect()
+        })
+    }
+
     /// Follows the mark of the seat at this position; one that is over when there is no such seat.
     pub fn watch_seat(&self, seat: usize) -> watch::Receiver<Seq> {
         let gone = || watch::channel(Seq::ZERO).1;
@@ -78,6 +88,28 @@ impl Marks {
     /// Follows the database's mark.
     pub fn watch(&self) -> watch::Receiver<Seq> {
         self.database.subscribe()
+    }
+}
+
+/// The mark of some seats together: the lowest of theirs.
+#[derive(Debug, Clone)]
+pub struct Mark(Vec<watch::Receiver<Seq>>);
+
+impl Mark {
+    /// No event of these seats at or below this seq is still to come.
+    pub fn seq(&self) -> Seq {
+        self.0.iter().map(|mark| *mark.borrow()).min().unwrap_or_default()
+    }
+
+    /// Waits until the mark has reached `seq`. Cancel safe.
+    ///
+    /// # Errors
+    /// When the node stops.
+    pub async fn reached(&mut self, seq: Seq) -> Result<(), watch::error::RecvError> {
+        for mark in &mut self.0 {
+            mark.wait_for(|mark| *mark >= seq).await?;
+        }
+        Ok(())
     }
 }
 

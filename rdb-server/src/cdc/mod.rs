@@ -1,15 +1,23 @@
 //! The change stream: one order over all seats' logs.
 //!
-//! [`merge`] reads the committed entries of every seat in the order of their seqs; [`subscription`] follows the
-//! resolved mark and says what a subscriber must know; [`filter`] decides which events pass. How an entry gets
-//! committed is none of this room's business.
+//! [`merge`] reads the committed entries of the seats that this node has in the order of their seqs; [`subscription`]
+//! follows the resolved mark and says what a subscriber must know; [`gather`] makes one stream of several that each show
+//! other seats. [`selection`] decides which events come, and what with them. How an entry gets committed is none of
+//! this room's business.
 
+mod cadence;
 pub mod filter;
+pub mod gather;
 pub mod marks;
 pub mod merge;
+pub mod seat;
+pub mod selection;
 pub mod subscription;
 
 pub use filter::Filter;
-pub use marks::Marks;
-pub use merge::Merge;
+pub use gather::{Gather, Part};
+pub use marks::{Mark, Marks};
+pub use merge::{Merge, Run};
+pub use seat::SeatSource;
+pub use selection::Selection;
 pub use subscription::{Message, Start, Subscription};

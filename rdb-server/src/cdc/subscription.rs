@@ -3,15 +3,16 @@
 //! A subscriber reads from the logs, never from a queue of its own: a slow one holds a position and one message,
 //! and nothing else waits for it.
 
-use super::filter::Filter;
-use super::marks::Marks;
+use super::cadence::Cadence;
+use super::marks::{Mark, Marks};
 use super::merge::{Merge, Merged, Run};
-use crate::limits::{FELL_BEHIND_SEQS, MARK_INTERVAL, MARK_INTERVAL_MAX, STREAM_MESSAGE_BYTES};
-use crate::storage::{LogReader, StorageError};
+use super::seat::SeatSource;
+use super::selection::Selection;
+use crate::limits::{FELL_BEHIND_SEQS, STREAM_MESSAGE_BYTES};
+use crate::storage::StorageError;
 use crate::{blocking, clock};
-use rdb_proto::types::Seq;
+use rdb_proto::types::{LogIndex, Seq, Timestamp};
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::sync::watch;
 
 /// Where a subscription begins.
@@ -21,6 +22,8 @@ pub enum Start {
     After(Seq),
     /// With the first event that is resolved after the call.
     Now,
+    /// With the first event at or after this time; with the next one, when there is none.
+    At(Timestamp),
 }
 
 /// What a subscriber is told.
@@ -49,38 +52,58 @@ enum Phase {
 #[derive(Debug)]
 pub struct Subscription {
     merge: Merge,
-    database: watch::Receiver<Seq>,
+    mark: Mark,
+    /// Indexes that must have applied what is read; empty when no index is asked.
+    indexes: Vec<IndexOf>,
+    marks: Arc<Marks>,
     phase: Phase,
-    /// Everything at or below this seq was sent or filtered.
-    position: Seq,
-    marked: Seq,
-    marked_at: Instant,
-    sent_since_mark: u64,
+    cadence: Cadence,
+}
+
+/// How far a seat's index has applied.
+#[derive(Debug)]
+struct IndexOf {
+    position: usize,
+    applied: watch::Receiver<LogIndex>,
 }
 
 impl Subscription {
-    /// Begins a subscription; `logs` in the order of the seats in `marks`.
-    pub fn new(logs: &[LogReader], marks: Arc<Marks>, filter: Filter, start: Start) -> Self {
+    /// Begins a subscription to these seats.
+    ///
+    /// **Blocking** when it starts at a time: reads the logs.
+    ///
+    /// # Errors
+    /// [`StorageError`] when a log cannot be read.
+    pub fn new(
+        seats: Vec<SeatSource>,
+        marks: Arc<Marks>,
+        selection: Selection,
+        start: Start,
+    ) -> Result<Self, StorageError> {
+        let mark = marks.watch_seats(seats.iter().map(|seat| seat.position));
         let position = match start {
             Start::After(seq) => seq,
-            Start::Now => marks.resolved(),
+            Start::Now => mark.seq(),
+            Start::At(time) => before(time, &seats, &marks, mark.seq())?,
         };
-        let database = marks.watch();
-        let merge = Merge::new(logs, marks, filter, position);
-        Self {
-            merge,
-            database,
+        let index = |seat: &SeatSource| IndexOf {
+            position: seat.position,
+            applied: seat.applied.clone(),
+        };
+        let asked = seats.iter().filter(|_| selection.asks_index());
+        Ok(Self {
+            indexes: asked.map(index).collect(),
+            merge: Merge::new(seats, Arc::clone(&marks), selection, position),
+            mark,
+            marks,
             phase: Phase::Opening,
-            position,
-            marked: position,
-            marked_at: clock::monotonic(),
-            sent_since_mark: 0,
-        }
+            cadence: Cadence::from(position),
+        })
     }
 
     /// Everything at or below this seq was sent, or did not pass the filter: where to resume.
     pub const fn position(&self) -> Seq {
-        self.position
+        self.cadence.position()
     }
 
     /// The next message. Cancel safe: nothing is lost when the future is dropped.
@@ -90,25 +113,25 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Message, StorageError> {
         if self.phase == Phase::Opening {
             self.phase = Phase::CatchingUp;
-            return Ok(Message::Opened(self.position));
+            return Ok(Message::Opened(self.position()));
         }
         loop {
-            if self.position > self.marked && self.is_mark_due(MARK_INTERVAL_MAX) {
-                return Ok(self.mark());
+            if self.cadence.is_overdue() {
+                return Ok(self.say_mark());
             }
-            let mark = *self.database.borrow_and_update();
-            if self.phase == Phase::Live && mark.since(self.position) > FELL_BEHIND_SEQS {
+            let mark = self.mark.seq();
+            if self.phase == Phase::Live && mark.since(self.position()) > FELL_BEHIND_SEQS {
                 self.phase = Phase::CatchingUp;
                 return Ok(Message::FellBehind(mark));
             }
+            self.applied().await;
             match self.read(mark)? {
                 Merged::Run(run) => {
-                    self.position = run.last_seq;
-                    self.sent_since_mark = self.sent_since_mark.saturating_add(run.count);
+                    self.cadence.advance(run.last_seq, run.count);
                     return Ok(Message::Changes(run));
                 }
                 Merged::Filtered(seq) => {
-                    self.position = seq;
+                    self.cadence.advance(seq, 0);
                     // Give other tasks their turn: a filter that lets nothing through reads on and on.
                     tokio::task::yield_now().await;
                 }
@@ -116,8 +139,21 @@ impl Subscription {
                     if let Some(message) = self.at_end(mark)? {
                         return Ok(message);
                     }
-                    self.wait().await;
+                    self.wait(mark).await;
                 }
+            }
+        }
+    }
+
+    /// Waits until the indexes that are asked know every entry that is committed by now, and so all below a mark that was
+    /// seen before.
+    async fn applied(&mut self) {
+        for index in &mut self.indexes {
+            let committed = self.marks.committed(index.position);
+            let applied = index.applied.wait_for(|applied| *applied >= committed);
+            // A closed channel means that the node stops: the stream's owner ends it.
+            if applied.await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
     }
@@ -134,41 +170,39 @@ impl Subscription {
 
     /// Nothing is left below the mark: what is worth saying, before waiting?
     fn at_end(&mut self, mark: Seq) -> Result<Option<Message>, StorageError> {
-        self.position = self.position.max(self.merge.shown_up_to(mark)?);
+        let shown = self.merge.shown_up_to(mark)?;
+        self.cadence.advance(shown, 0);
         if self.phase == Phase::CatchingUp {
-            if self.position > self.marked {
-                return Ok(Some(self.mark()));
+            if self.cadence.has_news() {
+                return Ok(Some(self.say_mark()));
             }
             self.phase = Phase::Live;
-            return Ok(Some(Message::CaughtUp(self.position)));
+            return Ok(Some(Message::CaughtUp(self.position())));
         }
-        let is_news = self.position > self.marked && self.is_mark_due(MARK_INTERVAL);
-        let is_silent = self.is_mark_due(MARK_INTERVAL_MAX);
-        Ok((is_news || is_silent).then(|| self.mark()))
+        Ok(self.cadence.is_due_at_rest().then(|| self.say_mark()))
     }
 
-    fn is_mark_due(&self, interval: std::time::Duration) -> bool {
-        clock::monotonic().saturating_duration_since(self.marked_at) >= interval
+    fn say_mark(&mut self) -> Message {
+        let (seq, events) = self.cadence.mark();
+        Message::Resolved(seq, events)
     }
 
-    fn mark(&mut self) -> Message {
-        self.marked = self.position;
-        self.marked_at = clock::monotonic();
-        Message::Resolved(self.position, std::mem::take(&mut self.sent_since_mark))
-    }
-
-    /// Until the database's mark moves, or until the next mark is due.
-    async fn wait(&mut self) {
-        let interval = if self.position > self.marked {
-            MARK_INTERVAL
-        } else {
-            MARK_INTERVAL_MAX
-        };
-        let passed = clock::monotonic().saturating_duration_since(self.marked_at);
-        let left = interval.saturating_sub(passed);
+    /// Until the mark moves beyond this one, or until the next mark is due.
+    async fn wait(&mut self, mark: Seq) {
+        let moved = self.mark.reached(mark.next());
         // A closed channel means that the node stops: the stream's owner ends it.
-        if let Some(Err(_closed)) = clock::within(left, self.database.changed()).await {
+        if let Some(Err(_closed)) = clock::within(self.cadence.rest(), moved).await {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// The seq before the first event at or after a time; `mark` when no event up to it is.
+fn before(time: Timestamp, seats: &[SeatSource], marks: &Marks, mark: Seq) -> Result<Seq, StorageError> {
+    let mut before = mark;
+    for seat in seats {
+        let found = blocking::read(|| seat.first_at(time, marks.committed(seat.position)))?;
+        before = before.min(found.map_or(mark, Seq::previous));
+    }
+    Ok(before)
 }

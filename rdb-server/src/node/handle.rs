@@ -1,5 +1,5 @@
 //! What the surfaces hold: the node's seats and what they share. What is asked of it stands in [`super::append`],
-//! [`super::read`], [`super::route`] and [`super::slots`].
+//! [`super::read`], [`super::subscribe`], [`super::route`] and [`super::slots`].
 
 use super::error::NodeError;
 use super::members::{Members, SeatMap};
@@ -7,7 +7,7 @@ use super::seat_driver::{Command, Progress};
 use super::status::{NamedSeat, SeatState, SeatView, Status};
 use super::tasks::Tasks;
 use super::telemetry::Telemetry;
-use crate::cdc::{Filter, Marks, Start, Subscription};
+use crate::cdc::Marks;
 use crate::clock;
 use crate::coordination::Coordinator;
 use crate::limits::IN_FLIGHT_BYTES_MAX;
@@ -163,57 +163,6 @@ impl Handle {
             };
             if is_over {
                 return;
-            }
-        }
-    }
-
-    /// Begins a change stream. `database_id` is the one that the start's seq is from; empty means not checked.
-    ///
-    /// # Errors
-    /// [`NodeError::WrongDatabase`], [`NodeError::SeqAhead`], or [`NodeError::Storage`].
-    pub async fn subscribe(
-        &self,
-        start: Start,
-        filter: Filter,
-        database_id: &str,
-    ) -> Result<Subscription, NodeError> {
-        let expected = self.database_id().to_string();
-        if !database_id.is_empty() && database_id != expected {
-            return Err(NodeError::WrongDatabase {
-                expected,
-                actual: database_id.to_owned(),
-            });
-        }
-        if let Start::After(seq) = start {
-            self.resolved_up_to(seq).await?;
-        }
-        let members = self.members();
-        let missing = self.seats().find(|seat| !members.contains_key(seat));
-        if let Some(seat) = missing {
-            return Err(NodeError::NotHere(seat));
-        }
-        let logs: Vec<LogReader> = members.values().map(|seat| seat.log.clone()).collect();
-        Ok(Subscription::new(
-            &logs,
-            Arc::clone(&self.shared.marks),
-            filter,
-            start,
-        ))
-    }
-
-    /// Completes when this node has not a member of every seat any more: a change stream from here would stand still.
-    pub async fn seat_gone(&self) -> NodeError {
-        let mut members = self.shared.seats.clone();
-        loop {
-            let missing = {
-                let members = members.borrow_and_update();
-                self.seats().find(|seat| !members.contains_key(seat))
-            };
-            if let Some(seat) = missing {
-                return NodeError::NotHere(seat);
-            }
-            if members.changed().await.is_err() {
-                return NodeError::ShuttingDown;
             }
         }
     }

@@ -1,11 +1,10 @@
 //! A key's history, page by page: versions from the index, events from the log.
 
 use super::error::NodeError;
-use super::read::{pick, read_events};
 use super::request::HistoryRange;
 use crate::blocking;
 use crate::limits::{HISTORY_PAGE_VERSIONS, STREAM_MESSAGE_BYTES};
-use crate::storage::{Direction, KeyIndex, Located, LogReader};
+use crate::storage::{Direction, KeyIndex, Located, LogReader, entry_events};
 use bytes::Bytes;
 use rdb_proto::event;
 use rdb_proto::types::{LogIndex, Version};
@@ -55,9 +54,9 @@ impl HistoryPages {
                 break;
             };
             if self.entry.0 != located.index {
-                self.entry = (located.index, read_events(&self.log, located.index)?);
+                self.entry = (located.index, entry_events(&self.log, located.index)?);
             }
-            let event = pick(&self.log, &self.entry.1, located)?;
+            let event = located.pick(&self.log, &self.entry.1)?;
             bytes = bytes.saturating_add(event.len());
             events.push(event.clone());
             self.range.limit = self.range.limit.saturating_sub(1);
@@ -65,9 +64,7 @@ impl HistoryPages {
         if events.is_empty() {
             return Ok(None);
         }
-        let joined = event::join_batch(&events);
-        // Joining what was just split cannot fail.
-        Ok(joined.ok())
+        Ok(Some(event::join_batch(&events)))
     }
 
     fn next_located(&mut self) -> Result<Option<Located>, NodeError> {

@@ -17,10 +17,11 @@ mod seat_driver;
 mod slots;
 mod standing;
 pub mod status;
+mod subscribe;
 pub mod tasks;
 pub mod telemetry;
 
-pub use crate::cdc::{Filter, Message, Start, Subscription};
+pub use crate::cdc::{Filter, Gather, Message, Part, Run, Selection, Start, Subscription};
 pub use crate::protocol::KeyState;
 pub use append::PendingAppend;
 pub use error::NodeError;

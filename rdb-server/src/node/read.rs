@@ -5,15 +5,16 @@ use super::handle::{Handle, SeatHandle, not_taken};
 use super::history::HistoryPages;
 use super::request::{At, Found, HistoryRange, KeyRange};
 use super::seat_driver::Command;
+use crate::cdc::Mark;
 use crate::clock;
 use crate::limits::RESOLVE_WAIT;
 use crate::protocol::KeyState;
 use crate::storage::{Located, LogReader, Standing, StorageError};
 use bytes::Bytes;
-use rdb_proto::event::{self, Event, EventKind};
+use rdb_proto::event::{Event, EventKind};
 use rdb_proto::types::{Key, KeyName, LogIndex, SeatId, Seq};
 use std::sync::Arc;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 impl Handle {
     /// Reads the latest event of a key.
@@ -32,10 +33,8 @@ impl Handle {
             current,
         };
         let located = located.ok_or_else(|| not_found(KeyState::default()))?;
-        let events = read_events(&seat.log, located.index)?;
-        let encoded = pick(&seat.log, &events, located)?;
         // An event of a large append must not keep all of it in memory for as long as the client takes to read.
-        let encoded = Bytes::copy_from_slice(encoded);
+        let encoded = Bytes::copy_from_slice(&located.read(&seat.log)?);
         let event = decode(&seat.log, located, encoded.clone())?;
         if event.kind == EventKind::Delete {
             let state = KeyState {
@@ -112,8 +111,8 @@ impl Handle {
             At::Local => (self.shared.marks.committed(seat.position), resolved),
             At::Latest => (self.confirm(seat).await?, resolved),
             At::Seq(seq) => {
-                let mark = self.shared.marks.watch_seat(seat.position);
-                self.resolved(seq, mark).await?;
+                let mark = self.shared.marks.watch_seats([seat.position].into_iter());
+                self.resolved_up_to(seq, mark).await?;
                 (self.shared.marks.committed(seat.position), seq)
             }
         };
@@ -125,28 +124,23 @@ impl Handle {
         Ok(as_of)
     }
 
-    /// Waits for the database to be resolved up to `seq`, when that was handed out: whoever was just told a seq may
-    /// ask for it before the mark has followed.
-    pub(super) async fn resolved_up_to(&self, seq: Seq) -> Result<(), NodeError> {
-        self.resolved(seq, self.shared.marks.watch()).await
-    }
-
-    async fn resolved(&self, seq: Seq, mut mark: watch::Receiver<Seq>) -> Result<(), NodeError> {
-        let reached = mark.clone();
+    /// Waits for seats to be resolved up to `seq`, when that was handed out: whoever was just told a seq may ask for it
+    /// before the mark has followed.
+    pub(super) async fn resolved_up_to(&self, seq: Seq, mut mark: Mark) -> Result<(), NodeError> {
+        let now = mark.clone();
         let ahead = || NodeError::SeqAhead {
             seq,
-            resolved: *reached.borrow(),
+            resolved: now.seq(),
         };
-        if seq > *mark.borrow() && seq > *self.shared.coordinator.counter().borrow() {
+        if seq > now.seq() && seq > self.counter() {
             return Err(ahead());
         }
         let waited = tokio::select! {
-            waited = clock::within(RESOLVE_WAIT, mark.wait_for(|mark| *mark >= seq)) => waited,
+            waited = clock::within(RESOLVE_WAIT, mark.reached(seq)) => waited,
             () = self.shared.tasks.stopping() => return Err(NodeError::ShuttingDown),
         };
         waited
             .ok_or_else(ahead)?
-            .map(drop)
             .map_err(|_closed| NodeError::ShuttingDown)
     }
 
@@ -166,25 +160,6 @@ const fn state_of(standing: Standing) -> KeyState {
         seq: standing.seq,
         is_deleted: standing.is_deleted,
     }
-}
-
-/// The events of an entry, still encoded; they share the entry's memory.
-pub(super) fn read_events(log: &LogReader, index: LogIndex) -> Result<Vec<Bytes>, StorageError> {
-    let frame = log.entry(index)?;
-    event::split_batch(frame.body).map_err(|error| log.damaged_body(index, &error))
-}
-
-/// The one of them that the index names.
-pub(super) fn pick<'a>(
-    log: &LogReader,
-    events: &'a [Bytes],
-    located: Located,
-) -> Result<&'a Bytes, StorageError> {
-    let position = usize::try_from(located.position).unwrap_or(usize::MAX);
-    let missing = event::EventError::Batch("the index names an event that the entry does not hold");
-    events
-        .get(position)
-        .ok_or_else(|| log.damaged_body(located.index, &missing))
 }
 
 fn decode(log: &LogReader, located: Located, encoded: Bytes) -> Result<Event, StorageError> {

@@ -126,36 +126,21 @@ impl Handle {
         }
     }
 
-    /// Where a change stream comes from: a node that has a member of every seat.
-    ///
-    /// # Errors
-    /// [`NodeError::NotHere`] when no live node has.
-    pub fn route_to_all(&self) -> Result<Route, NodeError> {
-        let members = self.members();
-        let Some(missing) = self.seats().find(|seat| !members.contains_key(seat)) else {
-            return Ok(Route::Here);
-        };
+    /// Host:port of every other live node that has a member of all these seats, the same order each time.
+    pub fn peers_with(&self, seats: &[SeatId]) -> Vec<String> {
         let cluster = self.shared.coordinator.view();
         let view = cluster.borrow();
-        let has_all = |node: NodeId| {
-            self.seats().all(|seat| {
-                view.groups
-                    .get(&seat.group)
-                    .is_some_and(|group| group.members.contains(&node))
+        let has_all = |node: &NodeId| {
+            seats.iter().all(|seat| {
+                let group = view.groups.get(&seat.group);
+                group.is_some_and(|group| group.members.contains(node))
             })
         };
-        let whole = view
-            .nodes
+        view.nodes
             .iter()
-            .find(|(node, info)| info.is_live && !info.address.is_empty() && has_all(**node));
-        whole
-            .map(|(node, info)| {
-                Route::There(Peer {
-                    node: *node,
-                    address: info.address.clone(),
-                    epoch: Epoch::ZERO,
-                })
-            })
-            .ok_or(NodeError::NotHere(missing))
+            .filter(|(node, info)| **node != self.id() && info.is_live && has_all(node))
+            .map(|(_, info)| info.address.clone())
+            .filter(|address| !address.is_empty())
+            .collect()
     }
 }

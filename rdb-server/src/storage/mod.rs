@@ -38,7 +38,7 @@ pub use data_dir::{DataDir, FreshIds};
 pub use error::{Damage, StorageError};
 pub use key_index::{
     Direction, IndexSettings, IndexStore, KeyIndex, KnownAt, ListedKey, Located, MemoryIndex, Progress,
-    SledIndex, Standing, catch_up,
+    SledIndex, Standing, catch_up, entry_events,
 };
 pub use log::{
     Admission, Block, Cursor, Frame, LogEvent, LogReader, LogSettings, NoRoom, OnLogEvent, Opened, SeatLog,

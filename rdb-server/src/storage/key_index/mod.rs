@@ -32,7 +32,9 @@ pub use store::{IndexStore, SledIndex};
 
 use super::{Frame, LogReader, StorageError};
 use crate::limits::{EVENT_ID_WINDOW, INDEX_CACHE_BYTES, INDEX_OVERLAY_RUNS};
+use bytes::Bytes;
 use rdb_proto::entry::Entry;
+use rdb_proto::event::{self, EventError};
 use rdb_proto::types::{Collection, EventId, KeyName, LogIndex, Seq, Version};
 use std::fmt;
 use std::sync::Arc;
@@ -59,6 +61,37 @@ pub struct Located {
     pub index: LogIndex,
     /// Its place among the entry's events, from 0.
     pub position: u32,
+}
+
+impl Located {
+    /// Reads the event, still encoded; it shares the memory of its entry.
+    ///
+    /// # Errors
+    /// [`StorageError`] when the log cannot be read, or does not hold what the index says.
+    pub fn read(&self, log: &LogReader) -> Result<Bytes, StorageError> {
+        self.pick(log, &entry_events(log, self.index)?).cloned()
+    }
+
+    /// The same, of the events of its entry: [`entry_events`].
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] when it is not among them.
+    pub fn pick<'a>(&self, log: &LogReader, events: &'a [Bytes]) -> Result<&'a Bytes, StorageError> {
+        let position = usize::try_from(self.position).unwrap_or(usize::MAX);
+        let missing = EventError::Batch("the index names an event that the entry does not hold");
+        events
+            .get(position)
+            .ok_or_else(|| log.damaged_body(self.index, &missing))
+    }
+}
+
+/// The events of an entry, still encoded; they share the entry's memory.
+///
+/// # Errors
+/// [`StorageError`] when the log cannot be read.
+pub fn entry_events(log: &LogReader, index: LogIndex) -> Result<Vec<Bytes>, StorageError> {
+    let frame = log.entry(index)?;
+    event::split_batch(frame.body).map_err(|error| log.damaged_body(index, &error))
 }
 
 /// An event that the window of event ids remembers.

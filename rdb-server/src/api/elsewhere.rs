@@ -1,0 +1,146 @@
+//! The change stream of seats that this node has no member of: from a node that has one, and over lost connections.
+
+use super::forward::{self, Peers};
+use super::status::{CallError, reason_of};
+use crate::clock;
+use crate::limits::{PART_SILENCE_MAX, PART_WAIT_FIRST, PART_WAIT_LONGEST};
+use crate::node::{Handle, Message, Run};
+use futures::Stream;
+use rdb_proto::event::{EventError, seq_of, split_batch};
+use rdb_proto::reason::Reason;
+use rdb_proto::types::{SeatId, Seq};
+use rdb_proto::v1::subscribe_request::Start;
+use rdb_proto::v1::subscribe_response::Message as WireMessage;
+use rdb_proto::v1::{SubscribeRequest, SubscribeResponse};
+use tonic::metadata::MetadataMap;
+use tonic::{Status, Streaming};
+
+/// The stream of these seats, as the request asks for it. It ends with its first error: what trying elsewhere, or later,
+/// does not cure.
+pub(super) fn changes(
+    node: Handle,
+    seats: Vec<SeatId>,
+    request: SubscribeRequest,
+) -> impl Stream<Item = Result<Message, CallError>> + Send {
+    let elsewhere = Elsewhere {
+        node,
+        seats,
+        request,
+        stream: None,
+        is_opened: false,
+        attempts: 0,
+        back_off: clock::BackOff::new(PART_WAIT_FIRST, PART_WAIT_LONGEST),
+    };
+    futures::stream::try_unfold(elsewhere, async |mut elsewhere| {
+        let message = elsewhere.next().await?;
+        Ok(Some((message, elsewhere)))
+    })
+}
+
+struct Elsewhere {
+    node: Handle,
+    seats: Vec<SeatId>,
+    /// As to be sent next: after what was heard.
+    request: SubscribeRequest,
+    stream: Option<Streaming<SubscribeResponse>>,
+    is_opened: bool,
+    /// Counts nodes that were asked in vain: the next one is asked then.
+    attempts: usize,
+    back_off: clock::BackOff,
+}
+
+impl Elsewhere {
+    async fn next(&mut self) -> Result<Message, CallError> {
+        loop {
+            let heard = match &mut self.stream {
+                Some(stream) => hear(stream).await,
+                None => self.open().await.map(|()| None),
+            };
+            match heard {
+                Ok(None) => {}
+                Ok(Some(message)) => {
+                    if let Some(message) = self.take_in(message)? {
+                        return Ok(message);
+                    }
+                }
+                Err(status) => self.lost(status).await?,
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), Status> {
+        let peers = self.node.peers_with(&self.seats);
+        let at = self.attempts.checked_rem(peers.len()).unwrap_or_default();
+        let Some(address) = peers.get(at) else {
+            return Err(Status::unavailable("no live node has a member of the seats"));
+        };
+        let request = forward::pass_on(&MetadataMap::new(), &self.seats, self.request.clone());
+        let mut other = Peers::changes(address).map_err(Status::from)?;
+        let opened = clock::within(PART_SILENCE_MAX, other.subscribe(request)).await;
+        self.stream = Some(opened.ok_or_else(silent)??.into_inner());
+        Ok(())
+    }
+
+    /// Asks another node after a while, or gives up when none would answer otherwise.
+    async fn lost(&mut self, status: Status) -> Result<(), CallError> {
+        self.stream = None;
+        let is_final = match reason_of(&status) {
+            // A member that lags behind the one that was heard before does not know the position yet.
+            Some(Reason::SeqAhead) => !self.is_opened,
+            Some(Reason::WrongDatabase | Reason::FieldInvalid | Reason::LimitExceeded) => true,
+            _ => false,
+        };
+        if is_final {
+            return Err(forward::reads_failed(status, &self.seats));
+        }
+        tracing::debug!(seats = ?self.seats, %status, "the change stream of seats elsewhere was interrupted");
+        self.attempts = self.attempts.wrapping_add(1);
+        self.back_off.wait().await;
+        Ok(())
+    }
+
+    fn take_in(&mut self, message: WireMessage) -> Result<Option<Message>, CallError> {
+        let message = match message {
+            WireMessage::Opened(opened) => {
+                let is_first = !std::mem::replace(&mut self.is_opened, true);
+                is_first.then_some(Message::Opened(Seq(opened.after_seq)))
+            }
+            WireMessage::Changes(encoded) => {
+                let events = split_batch(encoded.clone())?;
+                let last = events.last().ok_or(EventError::Batch("no events"));
+                let last_seq = last.and_then(|event| seq_of(event))?;
+                Some(Message::Changes(Run {
+                    encoded,
+                    count: u64::try_from(events.len()).unwrap_or(u64::MAX),
+                    last_seq,
+                }))
+            }
+            WireMessage::Resolved(mark) => {
+                Some(Message::Resolved(Seq(mark.seq), mark.changes_since_previous))
+            }
+            WireMessage::CaughtUp(at) => Some(Message::CaughtUp(Seq(at.seq))),
+            WireMessage::FellBehind(at) => Some(Message::FellBehind(Seq(at.seq))),
+        };
+        let reached = match &message {
+            Some(Message::Opened(seq) | Message::Resolved(seq, _) | Message::CaughtUp(seq)) => Some(*seq),
+            Some(Message::Changes(run)) => Some(run.last_seq),
+            Some(Message::FellBehind(_)) | None => None,
+        };
+        if let Some(seq) = reached {
+            self.request.start = Some(Start::AfterSeq(seq.get()));
+            self.back_off.reset();
+        }
+        Ok(message)
+    }
+}
+
+/// `None` for a kind of message that a later release invented.
+async fn hear(stream: &mut Streaming<SubscribeResponse>) -> Result<Option<WireMessage>, Status> {
+    let message = clock::within(PART_SILENCE_MAX, stream.message()).await;
+    let ended = || Status::unavailable("the stream ended");
+    Ok(message.ok_or_else(silent)??.ok_or_else(ended)?.message)
+}
+
+fn silent() -> Status {
+    Status::unavailable("no message came")
+}

@@ -1,0 +1,77 @@
+//! When a subscriber is told a mark, and what the mark counts.
+
+use crate::clock;
+use crate::limits::{MARK_INTERVAL, MARK_INTERVAL_MAX};
+use rdb_proto::types::Seq;
+use std::time::{Duration, Instant};
+
+/// How far a stream has come, and how far its marks have.
+#[derive(Debug)]
+pub(super) struct Cadence {
+    /// Everything at or below this seq was sent, or did not pass the filter.
+    position: Seq,
+    marked: Seq,
+    marked_at: Instant,
+    sent_since_mark: u64,
+}
+
+impl Cadence {
+    pub(super) fn from(position: Seq) -> Self {
+        Self {
+            position,
+            marked: position,
+            marked_at: clock::monotonic(),
+            sent_since_mark: 0,
+        }
+    }
+
+    pub(super) const fn position(&self) -> Seq {
+        self.position
+    }
+
+    /// Notes that everything up to `seq` was sent or filtered, with so many events among it.
+    pub(super) fn advance(&mut self, seq: Seq, events: u64) {
+        self.position = self.position.max(seq);
+        self.sent_since_mark = self.sent_since_mark.saturating_add(events);
+    }
+
+    /// Whether there is something that a mark would say.
+    pub(super) fn has_news(&self) -> bool {
+        self.position > self.marked
+    }
+
+    /// Whether a mark is due although events wait to be sent: a consumer must see progress.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.has_news() && self.is_due(MARK_INTERVAL_MAX)
+    }
+
+    /// Whether a mark is due now that nothing waits to be sent; without news it is a sign of life.
+    pub(super) fn is_due_at_rest(&self) -> bool {
+        self.is_due(self.interval())
+    }
+
+    /// How long until [`Cadence::is_due_at_rest`].
+    pub(super) fn rest(&self) -> Duration {
+        let passed = clock::monotonic().saturating_duration_since(self.marked_at);
+        self.interval().saturating_sub(passed)
+    }
+
+    /// The mark, and the number of events since the one before.
+    pub(super) fn mark(&mut self) -> (Seq, u64) {
+        self.marked = self.position;
+        self.marked_at = clock::monotonic();
+        (self.position, std::mem::take(&mut self.sent_since_mark))
+    }
+
+    fn is_due(&self, interval: Duration) -> bool {
+        clock::monotonic().saturating_duration_since(self.marked_at) >= interval
+    }
+
+    fn interval(&self) -> Duration {
+        if self.has_news() {
+            MARK_INTERVAL
+        } else {
+            MARK_INTERVAL_MAX
+        }
+    }
+}

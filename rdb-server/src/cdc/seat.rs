@@ -1,0 +1,93 @@
+//! What a stream reads of one seat: its log, and what the key index knows of an event's key.
+
+use crate::storage::{Direction, KeyIndex, LogReader, StorageError};
+use bytes::Bytes;
+use rdb_proto::entry::EntryKind;
+use rdb_proto::event::{Event, EventError, EventKind, split_batch};
+use rdb_proto::types::{LogIndex, Seq, Timestamp, Version};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The member of a seat that a stream reads from.
+#[derive(Debug, Clone)]
+pub struct SeatSource {
+    /// Position of the seat in the node's marks.
+    pub position: usize,
+    /// Its entries.
+    pub log: LogReader,
+    /// Where keys stand.
+    pub index: Arc<dyn KeyIndex>,
+    /// Last entry that the index knows.
+    pub applied: watch::Receiver<LogIndex>,
+}
+
+impl SeatSource {
+    /// Whether the event is what its key holds as of `seq`, as far as the index has applied.
+    pub(super) fn is_held(&self, event: &Event, seq: Seq) -> Result<bool, StorageError> {
+        if event.kind == EventKind::Delete {
+            return Ok(false);
+        }
+        let latest = self.index.at_or_before(&event.name, seq)?;
+        Ok(latest.is_some_and(|latest| latest.seq == event.seq))
+    }
+
+    /// The event of the same key before this one, which stands in the entry at `index`.
+    pub(super) fn before(&self, event: &Event, index: LogIndex) -> Result<Option<Bytes>, StorageError> {
+        let version = event.version.previous();
+        if version == Version::ZERO {
+            return Ok(None);
+        }
+        let found = self.index.versions(&event.name, version, Direction::Forward, 1)?;
+        let missing = EventError::Batch("the index does not know the version before one of its events");
+        let located = found
+            .first()
+            .filter(|located| located.version == version)
+            .ok_or_else(|| self.log.damaged_body(index, &missing))?;
+        located.read(&self.log).map(Some)
+    }
+
+    /// Seq of the first event at or after a time, among the entries up to `commit`.
+    ///
+    /// Time never goes back along seq, so halving the log finds it.
+    pub(super) fn first_at(&self, time: Timestamp, commit: LogIndex) -> Result<Option<Seq>, StorageError> {
+        let (mut low, mut high) = (LogIndex(1), commit.next());
+        let mut found = None;
+        while low < high {
+            let middle = LogIndex(low.get().midpoint(high.get()));
+            // Entries without events have no time: the next one that has decides for them.
+            match self.next_events(middle, high)? {
+                Some((_, first_seq, at)) if at >= time => {
+                    found = Some(first_seq);
+                    high = middle;
+                }
+                Some((index, ..)) => low = index.next(),
+                None => high = middle,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Index, first seq and time of the first entry with events from `first` on, before `end`.
+    fn next_events(
+        &self,
+        first: LogIndex,
+        end: LogIndex,
+    ) -> Result<Option<(LogIndex, Seq, Timestamp)>, StorageError> {
+        let mut index = first;
+        while index < end {
+            let frame = self.log.entry(index)?;
+            if frame.kind == EntryKind::Events {
+                let time = first_event(frame.body).map_err(|error| self.log.damaged_body(index, &error))?;
+                return Ok(Some((index, frame.first_seq, time)));
+            }
+            index = index.next();
+        }
+        Ok(None)
+    }
+}
+
+fn first_event(body: Bytes) -> Result<Timestamp, EventError> {
+    let events = split_batch(body)?.into_iter();
+    let first = events.take(1).next().ok_or(EventError::Batch("no events"))?;
+    Ok(Event::decode(first)?.time)
+}

@@ -1,0 +1,74 @@
+//! What of an entry a subscriber gets.
+
+use super::filter::Filter;
+use super::seat::SeatSource;
+use crate::sabotage::{self, Sabotage};
+use crate::storage::{Frame, StorageError};
+use bytes::Bytes;
+use rdb_proto::event::{Event, EventError, split_batch, with_before};
+use rdb_proto::types::Seq;
+
+/// Which events come, and what comes with them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Selection {
+    /// Which events pass.
+    pub filter: Filter,
+    /// Whether each comes with the event of its key before it. Those of the snapshot come alone.
+    pub with_before: bool,
+    /// Up to this seq only what keys held as of it comes. [`Seq::ZERO`]: no snapshot.
+    pub snapshot: Seq,
+}
+
+impl Selection {
+    /// Whether the key index is asked: it must have applied what is read.
+    pub(super) fn asks_index(&self) -> bool {
+        self.with_before || self.snapshot > Seq::ZERO
+    }
+
+    /// Whether an entry passes as it is, when it comes after `after`.
+    pub(super) fn takes_whole(&self, frame: &Frame, after: Seq) -> bool {
+        self.filter.is_open()
+            && !self.with_before
+            && frame.first_seq > after
+            && frame.first_seq > self.snapshot
+    }
+
+    /// The events of an entry that pass and come after `after`, encoded, with their seqs.
+    pub(super) fn of(
+        &self,
+        frame: &Frame,
+        after: Seq,
+        seat: &SeatSource,
+    ) -> Result<Vec<(Seq, Bytes)>, StorageError> {
+        let damaged = |error: EventError| seat.log.damaged_body(frame.index, &error);
+        let mut passed = Vec::new();
+        for encoded in split_batch(frame.body.clone()).map_err(damaged)? {
+            let event = Event::decode(encoded.clone()).map_err(damaged)?;
+            if event.seq <= after || !self.filter.matches(&event) {
+                continue;
+            }
+            if event.seq <= self.snapshot {
+                let as_of = if sabotage::is(Sabotage::SnapshotSeam) {
+                    self.snapshot.previous()
+                } else {
+                    self.snapshot
+                };
+                if seat.is_held(&event, as_of)? {
+                    passed.push((event.seq, encoded));
+                }
+                continue;
+            }
+            let before = if self.with_before {
+                seat.before(&event, frame.index)?
+            } else {
+                None
+            };
+            let change = match before {
+                Some(before) => with_before(&encoded, &before),
+                None => encoded,
+            };
+            passed.push((event.seq, change));
+        }
+        Ok(passed)
+    }
+}

@@ -1,0 +1,86 @@
+//! Change streams of the seats that this node has members of.
+
+use super::error::NodeError;
+use super::handle::Handle;
+use crate::cdc::{SeatSource, Selection, Start, Subscription};
+use rdb_proto::types::{SeatId, Seq};
+use std::sync::Arc;
+
+impl Handle {
+    /// Refuses a position of another database; an empty `database_id` is not checked.
+    ///
+    /// # Errors
+    /// [`NodeError::WrongDatabase`].
+    pub fn check_database(&self, database_id: &str) -> Result<(), NodeError> {
+        let expected = self.database_id().to_string();
+        if database_id.is_empty() || database_id == expected {
+            return Ok(());
+        }
+        Err(NodeError::WrongDatabase {
+            expected,
+            actual: database_id.to_owned(),
+        })
+    }
+
+    /// The latest seq that this node knows to be handed out.
+    pub fn counter(&self) -> Seq {
+        *self.shared.coordinator.counter().borrow()
+    }
+
+    /// Which of these seats this node has a member of, and which it has not.
+    pub fn divide(&self, seats: impl IntoIterator<Item = SeatId>) -> (Vec<SeatId>, Vec<SeatId>) {
+        let members = self.members();
+        seats.into_iter().partition(|seat| members.contains_key(seat))
+    }
+
+    /// Begins a change stream of these seats.
+    ///
+    /// # Errors
+    /// [`NodeError::SeqAhead`] for a start or a snapshot that the seats do not reach in time, [`NodeError::NotHere`], or
+    /// [`NodeError::Storage`].
+    pub async fn subscribe(
+        &self,
+        seats: &[SeatId],
+        start: Start,
+        selection: Selection,
+    ) -> Result<Subscription, NodeError> {
+        let source = |seat: &SeatId| {
+            let member = self.member_here(*seat)?;
+            Ok::<_, NodeError>(SeatSource {
+                position: member.position,
+                log: member.log.clone(),
+                index: Arc::clone(&member.index),
+                applied: member.applied.clone(),
+            })
+        };
+        let sources = seats.iter().map(source).collect::<Result<Vec<_>, _>>()?;
+        let marks = Arc::clone(&self.shared.marks);
+        let positions = sources.iter().map(|source| source.position);
+        let mark = marks.watch_seats(positions);
+        let position = match start {
+            Start::After(seq) => seq,
+            Start::Now | Start::At(_) => Seq::ZERO,
+        };
+        self.resolved_up_to(position.max(selection.snapshot), mark)
+            .await?;
+        Ok(Subscription::new(sources, marks, selection, start)?)
+    }
+
+    /// Completes when this node has not a member of each of these seats any more: a change stream of them would stand
+    /// still.
+    pub async fn seat_gone(&self, seats: &[SeatId]) -> NodeError {
+        let mut members = self.shared.seats.clone();
+        loop {
+            let missing = {
+                let members = members.borrow_and_update();
+                seats.iter().find(|seat| !members.contains_key(seat)).copied()
+            };
+            if let Some(seat) = missing {
+                return NodeError::NotHere(seat);
+            }
+            if members.changed().await.is_err() {
+                return NodeError::ShuttingDown;
+            }
+        }
+    }
+}
