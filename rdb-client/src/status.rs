@@ -30,6 +30,25 @@ pub struct Status {
     pub slots: Vec<SlotRange>,
     /// What an operator should know of etcd, a sentence each.
     pub warnings: Vec<String>,
+    /// Seats that the change stream has waited for since a second or longer; empty when it follows the counter.
+    pub held: Vec<HeldMark>,
+}
+
+/// A seat whose mark stands still although later seqs were handed out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HeldMark {
+    /// Group.
+    pub group: u32,
+    /// Seat of the group.
+    pub seat: u32,
+    /// Id of the node that leads it; 0 means nobody.
+    pub leader: u64,
+    /// Where the mark stands.
+    pub mark: u64,
+    /// Since when a later seq is known.
+    pub milliseconds: u64,
+    /// What it waits for, in words.
+    pub why: String,
 }
 
 /// One node.
@@ -151,6 +170,20 @@ impl From<v1::StatusResponse> for Status {
             groups: wire.groups.into_iter().map(GroupStatus::from).collect(),
             slots: wire.slots.into_iter().map(SlotRange::from).collect(),
             warnings: wire.warnings,
+            held: wire.held.into_iter().map(HeldMark::from).collect(),
+        }
+    }
+}
+
+impl From<v1::HeldMark> for HeldMark {
+    fn from(wire: v1::HeldMark) -> Self {
+        Self {
+            group: wire.group,
+            seat: wire.seat,
+            leader: wire.leader,
+            mark: wire.mark,
+            milliseconds: wire.milliseconds,
+            why: wire.why,
         }
     }
 }

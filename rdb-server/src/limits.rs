@@ -91,6 +91,12 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long a position that the database has handed out, and not resolved yet, is waited for.
 pub const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 
+/// How long the resolved mark may stay below a seq that was handed out before the seat that holds it is named.
+pub const HELD_AFTER: Duration = Duration::from_secs(1);
+
+/// Least time between two looks for that.
+pub const HELD_LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
 /// A node that shows a change stream's other seats, and says nothing for this long, is given up for another.
 pub const PART_SILENCE_MAX: Duration = Duration::from_secs(3);
 

@@ -208,3 +208,42 @@ async fn events_come_with_what_was_before_and_from_a_time() {
     }
     cluster.stop_all().await;
 }
+
+/// When the mark stands still while the counter moves, `status` says which seat holds it and why, and that it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_names_the_seat_that_holds_the_stream() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    cluster.until_led(true).await;
+    let load = cluster.load(44);
+    load.more(20).await;
+    let stays = cluster.leader(0, 0).await;
+    for n in (0..3).filter(|n| *n != stays) {
+        cluster.kill(n).await;
+    }
+    let status = cluster
+        .until("a mark that is held", |status| !status.held.is_empty())
+        .await;
+    let held = &status.held[0];
+    assert_eq!(held.mark, status.resolved, "{status:?}");
+    assert!(
+        status.counter > held.mark && held.milliseconds >= 1_000,
+        "{status:?}"
+    );
+    assert!(
+        !held.why.is_empty() && status.summary.contains(&held.why),
+        "{status:?}"
+    );
+    let (_, metrics) = cluster.node(stays).get("/metrics").await;
+    let seconds = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("rdb_resolved_held_seconds "));
+    assert!(seconds.unwrap().parse::<u64>().unwrap() >= 1, "{metrics}");
+
+    cluster.start_all().await;
+    cluster
+        .until("a mark that follows", |status| {
+            status.held.is_empty() && status.resolved >= held.mark
+        })
+        .await;
+    cluster.judged(load, 10, &[0, 1, 2]).await;
+}

@@ -600,6 +600,7 @@ impl Cluster for Service {
                 ..Default::default()
             }],
             warnings: vec![],
+            held: Vec::new(),
             slots: vec![v1::SlotRange {
                 first: 0,
                 last: 511,

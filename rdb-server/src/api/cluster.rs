@@ -5,10 +5,10 @@ use super::{Api, forward};
 use crate::clock;
 use crate::limits::STATUS_TIMEOUT;
 use crate::node::Handle;
-use crate::node::status::{NamedSeat, Status, View};
+use crate::node::status::{Held, NamedSeat, Status, View};
 use futures::future::join_all;
 use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
-use rdb_proto::v1;
+use rdb_proto::v1::{self, HeldMark};
 use std::collections::BTreeMap;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response};
@@ -101,7 +101,25 @@ fn own(node: &Handle, status: &Status) -> v1::StatusResponse {
             })
             .collect(),
         warnings: status.cluster.warnings.clone(),
+        held: status
+            .held
+            .iter()
+            .filter_map(|held| held_mark(held, status))
+            .collect(),
     }
+}
+
+fn held_mark(held: &Held, status: &Status) -> Option<HeldMark> {
+    let seat = status.seats.iter().find(|seat| seat.id == held.seat)?;
+    let lasted = clock::monotonic().saturating_duration_since(held.since);
+    Some(HeldMark {
+        group: held.seat.group.0,
+        seat: held.seat.side.number(),
+        leader: seat.view.leader.map_or(0, |node| node.0),
+        mark: held.mark.get(),
+        milliseconds: u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
+        why: seat.view.hold.to_string(),
+    })
 }
 
 fn node_status(node: &Handle, status: &Status) -> v1::NodeStatus {
@@ -182,6 +200,11 @@ fn whole(node: &Handle, status: &Status, answers: &[v1::StatusResponse]) -> v1::
             })
             .into();
     }
+    let seats = whole.groups.iter().flat_map(|group| &group.seats);
+    let lowest = seats.map(|seat| seat.resolved).min();
+    // No node may have members of all groups: the seats together tell how far the database is resolved.
+    whole.resolved = whole.resolved.max(lowest.unwrap_or_default());
+    whole.held = held(answers);
     let (lacks, complaints) = (lacking(&whole, status), complaints(&whole, answers));
     whole.healthy = lacks.is_empty();
     whole.summary = match (lacks.is_empty(), complaints.is_empty()) {
@@ -247,6 +270,22 @@ fn best(id: SeatId, answers: &[v1::StatusResponse]) -> v1::SeatStatus {
     })
 }
 
+/// Each seat that holds the stream, as its leader explains it when that answers.
+fn held(answers: &[v1::StatusResponse]) -> Vec<HeldMark> {
+    let mut held: BTreeMap<(u32, u32), (bool, HeldMark)> = BTreeMap::new();
+    for answer in answers {
+        for mark in &answer.held {
+            let is_leader = answer.nodes.iter().any(|node| node.id == mark.leader);
+            let known = held.entry((mark.group, mark.seat));
+            let known = known.or_insert_with(|| (is_leader, mark.clone()));
+            if is_leader && !known.0 {
+                *known = (true, mark.clone());
+            }
+        }
+    }
+    held.into_values().map(|(_, mark)| mark).collect()
+}
+
 /// Why not every seat takes writes.
 fn lacking(whole: &v1::StatusResponse, status: &Status) -> Vec<String> {
     let mut lacks = Vec::new();
@@ -284,13 +323,26 @@ fn complaints(whole: &v1::StatusResponse, answers: &[v1::StatusResponse]) -> Vec
             .iter()
             .any(|answer| answer.nodes.iter().any(|node| node.id == id))
     };
-    whole
+    let held = whole.held.iter().map(|held| {
+        let HeldMark {
+            group,
+            seat,
+            mark,
+            why,
+            ..
+        } = held;
+        format!(
+            "the change stream stands at {mark} since {} s: seat {group}.{seat} holds it, {why}",
+            held.milliseconds / 1_000
+        )
+    });
+    let nodes = whole
         .nodes
         .iter()
         .filter_map(|node| match (node.live, is_heard(node.id)) {
             (false, _) => Some(format!("node {} is not live", node.name)),
             (true, false) => Some(format!("node {} does not answer", node.name)),
             (true, true) => None,
-        })
-        .collect()
+        });
+    nodes.chain(held).collect()
 }

@@ -63,6 +63,7 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
     // After the last: what it tells others includes what all logs hold.
     members.spawn(guard.run());
     let handle = Handle::new(Shared::new(&settings, &members));
+    handle.watch_mark();
     let node = Node { handle, members };
     node.members.spawn(follow(Arc::clone(&node.members)));
     Ok(node)

@@ -2,6 +2,7 @@
 //! [`super::read`], [`super::subscribe`], [`super::route`] and [`super::slots`].
 
 use super::error::NodeError;
+use super::holding::{self, Held};
 use super::members::{Members, SeatMap};
 use super::seat_driver::{Command, Progress};
 use super::status::{NamedSeat, SeatState, SeatView, Status};
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     is_standalone: bool,
     pub(super) seats: watch::Receiver<Arc<SeatMap>>,
     pub(super) marks: Arc<Marks>,
+    /// Which seat holds the change stream.
+    pub(super) held: watch::Sender<Option<Held>>,
     telemetry: Arc<Telemetry>,
     transport: Transport,
     pub(super) tasks: Tasks,
@@ -90,6 +93,7 @@ impl Shared {
             is_standalone: settings.is_standalone(),
             seats: members.seats(),
             marks: Arc::clone(&rooms.marks),
+            held: watch::Sender::new(None),
             telemetry: Arc::clone(&rooms.telemetry),
             transport: rooms.transport.clone(),
             tasks: Tasks::default(),
@@ -167,6 +171,12 @@ impl Handle {
         }
     }
 
+    /// Begins to watch whether the resolved mark follows the counter.
+    pub(super) fn watch_mark(&self) {
+        let tasks = self.tasks().clone();
+        self.tasks().spawn(holding::watch(self.clone(), tasks));
+    }
+
     /// How the node stands.
     pub fn status(&self) -> Status {
         let members = self.members();
@@ -191,6 +201,7 @@ impl Handle {
             missing: missing.collect(),
             cluster: Arc::clone(&cluster),
             disk_free_bytes: self.shared.data_dir.free_bytes().unwrap_or_default(),
+            held: *self.shared.held.borrow(),
             refuses_writes: is_full.then_some("the disk is full: writes are refused"),
             uptime: clock::monotonic().saturating_duration_since(self.shared.started),
         }

@@ -8,6 +8,7 @@ mod error;
 mod guarding;
 mod handle;
 mod history;
+mod holding;
 mod indexer;
 mod members;
 mod read;
@@ -129,10 +130,11 @@ fn start_standalone(settings: &Settings) -> Result<Node, StartError> {
     for seat in seats {
         members.start(seat)?;
     }
-    let members = Arc::new(members);
+    let handle = Handle::new(Shared::new(settings, &members));
+    handle.watch_mark();
     Ok(Node {
-        handle: Handle::new(Shared::new(settings, &members)),
-        members,
+        handle,
+        members: Arc::new(members),
     })
 }
 

@@ -1,6 +1,8 @@
 //! What the node looks like from outside, in words.
 
+pub use super::holding::Held;
 pub use crate::coordination::View;
+use crate::protocol::Hold;
 use rdb_proto::types::{Epoch, LogIndex, NodeId, SeatId, Seq};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +53,8 @@ pub struct SeatView {
     pub last_seq: Seq,
     /// The seat's resolved mark.
     pub resolved: Seq,
+    /// What the mark waits for, when it does not follow the counter.
+    pub hold: Hold,
     /// Number of the newest membership that it has seen.
     pub config: u64,
     /// Whether the last append was refused because the disk is full.
@@ -81,6 +85,8 @@ pub struct Status {
     pub missing: Vec<SeatId>,
     /// What the coordinator decided, as far as this node knows.
     pub cluster: Arc<View>,
+    /// The seat that the change stream waits for, among those that this node has members of; `None` when it follows.
+    pub held: Option<Held>,
     /// Free bytes where the data lives.
     pub disk_free_bytes: u64,
     /// Why writes are refused; `None` when they are not.

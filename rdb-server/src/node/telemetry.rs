@@ -73,6 +73,7 @@ pub struct Telemetry {
     log_written_bytes: Counter,
     counter_seq: Gauge,
     resolved_seq: Gauge,
+    resolved_held_seconds: Gauge,
     disk_free: Gauge,
     seat_epoch: SeatGauge,
     seat_last_index: SeatGauge,
@@ -111,6 +112,7 @@ impl Telemetry {
             log_written_bytes: Counter::default(),
             counter_seq: Gauge::default(),
             resolved_seq: Gauge::default(),
+            resolved_held_seconds: Gauge::default(),
             disk_free: Gauge::default(),
             seat_epoch: Family::default(),
             seat_last_index: Family::default(),
@@ -190,6 +192,12 @@ impl Telemetry {
             "No event at or below it is still to come",
             self.resolved_seq.clone(),
         );
+        r.register_with_unit(
+            "resolved_held",
+            "How long the resolved mark has stood still although later seqs were handed out; 0 when it follows",
+            Unit::Seconds,
+            self.resolved_held_seconds.clone(),
+        );
         r.register(
             "disk_free_bytes",
             "Free bytes on the file system of DATA_DIR",
@@ -248,6 +256,10 @@ impl Telemetry {
         let set = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.counter_seq, status.counter.get());
         set(&self.resolved_seq, status.resolved.get());
+        let held = status
+            .held
+            .map(|held| clock::monotonic().saturating_duration_since(held.since));
+        set(&self.resolved_held_seconds, held.unwrap_or_default().as_secs());
         set(&self.disk_free, status.disk_free_bytes);
         for seat in &status.seats {
             let labels = SeatLabels {

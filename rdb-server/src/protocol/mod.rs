@@ -80,4 +80,4 @@ pub use message::{Append, Message};
 pub use reads::Round;
 pub use seat::Seat;
 pub use seen::Seen;
-pub use status::RoleName;
+pub use status::{Hold, RoleName};

@@ -7,7 +7,7 @@
 //! ```
 //! Fence and Fetch are repeated each heartbeat; a winner that makes no progress gives the seat up.
 
-use super::commit::can_recover;
+use super::commit::{can_recover, recovery_quorum};
 use super::effect::Effect;
 use super::input::Tick;
 use super::leader::Leader;
@@ -15,6 +15,7 @@ use super::log::LogEnd;
 use super::member::Member;
 use super::message::Message;
 use super::replication::Resignation;
+use super::status::Hold;
 use crate::sabotage::{self, Sabotage};
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::types::{Epoch, Membership, NodeId};
@@ -57,6 +58,17 @@ impl Candidate {
         };
         candidate.adopt(newest);
         candidate
+    }
+
+    /// What it waits for.
+    pub(super) fn hold(&self, writes: usize) -> Hold {
+        if self.fetching.is_some() {
+            return Hold::Fetch;
+        }
+        Hold::Promises {
+            given: self.promises.len(),
+            needed: recovery_quorum(self.membership.members.len(), writes),
+        }
     }
 
     /// Uses a membership that a log names, when it is newer. What was gathered for the older one still counts.

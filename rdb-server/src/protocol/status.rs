@@ -32,7 +32,70 @@ impl fmt::Display for RoleName {
     }
 }
 
+/// What keeps the seat's mark from following the counter, as its member knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// Nobody is known to lead.
+    NoLeader,
+    /// Only the leader knows.
+    Elsewhere,
+    /// The winner of the seat gathers promises: so many of the members have given theirs, and so many are needed.
+    Promises {
+        /// How many have.
+        given: usize,
+        /// R.
+        needed: usize,
+    },
+    /// The winner of the seat fetches entries that it misses.
+    Fetch,
+    /// Entries wait to be on this many members; the first of a new leader's among them.
+    Entries {
+        /// W.
+        needed: usize,
+    },
+    /// Numbers are on their way from the coordinator.
+    Numbers,
+    /// This many members must confirm that nobody else leads.
+    Round {
+        /// W.
+        needed: usize,
+    },
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoLeader => f.write_str("it has no leader"),
+            Self::Elsewhere => f.write_str("its leader does not say why"),
+            Self::Promises { given, needed } => {
+                write!(
+                    f,
+                    "it is being recovered: {given} of {needed} members have answered"
+                )
+            }
+            Self::Fetch => f.write_str("it is being recovered: its new leader fetches entries"),
+            Self::Entries { needed } => write!(f, "entries wait to be on {needed} members"),
+            Self::Numbers => f.write_str("numbers are on their way from the coordinator"),
+            Self::Round { needed } => write!(f, "{needed} members must confirm its leader"),
+        }
+    }
+}
+
 impl Seat {
+    /// What its mark waits for, when it does not follow the counter.
+    pub fn hold(&self) -> Hold {
+        let member = &self.member;
+        let needed = member.config.writes;
+        match &self.role {
+            Role::Follower if self.leader().is_some() => Hold::Elsewhere,
+            Role::Follower => Hold::NoLeader,
+            Role::Candidate(candidate) => candidate.hold(needed),
+            Role::Leader(_) if member.log.commit() < member.log.end().index => Hold::Entries { needed },
+            Role::Leader(leader) if leader.numbering.is_some() => Hold::Numbers,
+            Role::Leader(_) => Hold::Round { needed },
+        }
+    }
+
     /// What it does.
     pub fn role(&self) -> RoleName {
         match &self.role {

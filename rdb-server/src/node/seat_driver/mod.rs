@@ -447,6 +447,7 @@ fn view_of(seat: &Seat, indexed_index: LogIndex, is_disk_full: bool) -> SeatView
         indexed_index,
         last_seq: seat.last_seq(),
         resolved: seat.mark().seq,
+        hold: seat.hold(),
         config: seat.config().max(seat.membership().number),
         is_disk_full,
     }
