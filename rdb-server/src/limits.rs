@@ -98,7 +98,19 @@ pub const HELD_AFTER: Duration = Duration::from_secs(1);
 pub const HELD_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A node that shows a change stream's other seats, and says nothing for this long, is given up for another.
-pub const PART_SILENCE_MAX: Duration = Duration::from_secs(3);
+pub const PART_SILENCE_MAX: Duration = Duration::from_secs(6);
+
+const _: () = assert!(
+    PART_SILENCE_MAX.as_secs() > RESOLVE_WAIT.as_secs(),
+    "an answer that is waited for is heard"
+);
+
+/// When no node has shown those seats for this long, the stream ends and says why.
+pub const PART_ABSENT_MAX: Duration = Duration::from_secs(15);
+
+/// Least time between two marks on a stream that another node makes part of its own: there every seat's mark waits for the
+/// others'.
+pub const PART_MARK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The first wait before such a stream is asked for again.
 pub const PART_WAIT_FIRST: Duration = Duration::from_millis(20);

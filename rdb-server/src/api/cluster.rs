@@ -101,25 +101,20 @@ fn own(node: &Handle, status: &Status) -> v1::StatusResponse {
             })
             .collect(),
         warnings: status.cluster.warnings.clone(),
-        held: status
-            .held
-            .iter()
-            .filter_map(|held| held_mark(held, status))
-            .collect(),
+        held: status.held.iter().map(held_mark).collect(),
     }
 }
 
-fn held_mark(held: &Held, status: &Status) -> Option<HeldMark> {
-    let seat = status.seats.iter().find(|seat| seat.id == held.seat)?;
+fn held_mark(held: &Held) -> HeldMark {
     let lasted = clock::monotonic().saturating_duration_since(held.since);
-    Some(HeldMark {
+    HeldMark {
         group: held.seat.group.0,
         seat: held.seat.side.number(),
-        leader: seat.view.leader.map_or(0, |node| node.0),
-        mark: held.mark.get(),
+        leader: held.view.leader.map_or(0, |node| node.0),
+        mark: held.view.resolved.get(),
         milliseconds: u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
-        why: seat.view.hold.to_string(),
-    })
+        why: held.view.hold.to_string(),
+    }
 }
 
 fn node_status(node: &Handle, status: &Status) -> v1::NodeStatus {
@@ -283,7 +278,14 @@ fn held(answers: &[v1::StatusResponse]) -> Vec<HeldMark> {
             }
         }
     }
-    held.into_values().map(|(_, mark)| mark).collect()
+    // A member that is late is no reason for the stream to stand still: another has what it lacks.
+    let is_late = |mark: &HeldMark| {
+        let group = GroupId(mark.group);
+        let side = Side::from_number(mark.seat);
+        side.is_some_and(|side| best(SeatId { group, side }, answers).resolved > mark.mark)
+    };
+    let held = held.into_values().map(|(_, mark)| mark);
+    held.filter(|mark| !is_late(mark)).collect()
 }
 
 /// Why not every seat takes writes.

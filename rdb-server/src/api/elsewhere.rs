@@ -3,7 +3,7 @@
 use super::forward::{self, Peers};
 use super::status::{CallError, reason_of};
 use crate::clock;
-use crate::limits::{PART_SILENCE_MAX, PART_WAIT_FIRST, PART_WAIT_LONGEST};
+use crate::limits::{PART_ABSENT_MAX, PART_SILENCE_MAX, PART_WAIT_FIRST, PART_WAIT_LONGEST};
 use crate::node::{Handle, Message, Run};
 use futures::Stream;
 use rdb_proto::event::{EventError, seq_of, split_batch};
@@ -12,6 +12,7 @@ use rdb_proto::types::{SeatId, Seq};
 use rdb_proto::v1::subscribe_request::Start;
 use rdb_proto::v1::subscribe_response::Message as WireMessage;
 use rdb_proto::v1::{SubscribeRequest, SubscribeResponse};
+use std::time::{Duration, Instant};
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
@@ -23,12 +24,16 @@ pub(super) fn changes(
     request: SubscribeRequest,
 ) -> impl Stream<Item = Result<Message, CallError>> + Send {
     let elsewhere = Elsewhere {
+        // Not every node's streams from the same one.
+        attempts: usize::try_from(node.id().0 >> 32).unwrap_or_default(),
         node,
         seats,
         request,
         stream: None,
         is_opened: false,
-        attempts: 0,
+        position: Seq::ZERO,
+        heard_at: clock::monotonic(),
+        moved_at: clock::monotonic(),
         back_off: clock::BackOff::new(PART_WAIT_FIRST, PART_WAIT_LONGEST),
     };
     futures::stream::try_unfold(elsewhere, async |mut elsewhere| {
@@ -44,6 +49,11 @@ struct Elsewhere {
     request: SubscribeRequest,
     stream: Option<Streaming<SubscribeResponse>>,
     is_opened: bool,
+    /// Everything at or below was heard.
+    position: Seq,
+    /// When a message came last, and one that said more than was known.
+    heard_at: Instant,
+    moved_at: Instant,
     /// Counts nodes that were asked in vain: the next one is asked then.
     attempts: usize,
     back_off: clock::BackOff,
@@ -52,6 +62,10 @@ struct Elsewhere {
 impl Elsewhere {
     async fn next(&mut self) -> Result<Message, CallError> {
         loop {
+            if self.stream.is_some() && passed(self.moved_at) > PART_SILENCE_MAX {
+                let late = Status::unavailable("the member does not get on");
+                self.lost(late).await?;
+            }
             let heard = match &mut self.stream {
                 Some(stream) => hear(stream).await,
                 None => self.open().await.map(|()| None),
@@ -84,17 +98,19 @@ impl Elsewhere {
     /// Asks another node after a while, or gives up when none would answer otherwise.
     async fn lost(&mut self, status: Status) -> Result<(), CallError> {
         self.stream = None;
-        let is_final = match reason_of(&status) {
-            // A member that lags behind the one that was heard before does not know the position yet.
-            Some(Reason::SeqAhead) => !self.is_opened,
-            Some(Reason::WrongDatabase | Reason::FieldInvalid | Reason::LimitExceeded) => true,
-            _ => false,
-        };
-        if is_final {
+        // Another node may have heard of a position that this one asks for; whether it can be was decided before.
+        let is_final = matches!(
+            reason_of(&status),
+            Some(Reason::WrongDatabase | Reason::FieldInvalid | Reason::LimitExceeded)
+        );
+        let (here, _) = self.node.divide(self.seats.iter().copied());
+        if is_final || passed(self.heard_at) > PART_ABSENT_MAX || !here.is_empty() {
+            tracing::warn!(seats = ?self.seats, %status, "the change stream of seats elsewhere ended");
             return Err(forward::reads_failed(status, &self.seats));
         }
         tracing::debug!(seats = ?self.seats, %status, "the change stream of seats elsewhere was interrupted");
         self.attempts = self.attempts.wrapping_add(1);
+        self.moved_at = clock::monotonic();
         self.back_off.wait().await;
         Ok(())
     }
@@ -126,8 +142,12 @@ impl Elsewhere {
             Some(Message::Changes(run)) => Some(run.last_seq),
             Some(Message::FellBehind(_)) | None => None,
         };
-        if let Some(seq) = reached {
+        self.heard_at = clock::monotonic();
+        // A member that was cut off from its leader says the same mark again and again.
+        if let Some(seq) = reached.filter(|seq| *seq > self.position || *seq >= self.node.counter()) {
+            self.position = seq;
             self.request.start = Some(Start::AfterSeq(seq.get()));
+            self.moved_at = self.heard_at;
             self.back_off.reset();
         }
         Ok(message)
@@ -139,6 +159,10 @@ async fn hear(stream: &mut Streaming<SubscribeResponse>) -> Result<Option<WireMe
     let message = clock::within(PART_SILENCE_MAX, stream.message()).await;
     let ended = || Status::unavailable("the stream ended");
     Ok(message.ok_or_else(silent)??.ok_or_else(ended)?.message)
+}
+
+fn passed(since: Instant) -> Duration {
+    clock::monotonic().saturating_duration_since(since)
 }
 
 fn silent() -> Status {

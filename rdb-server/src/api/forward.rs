@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 /// Names the seats that a request was passed on for; one that has it is not passed on again.
-const FORWARDED: &str = "rdb-forwarded";
+pub(super) const FORWARDED: &str = "rdb-forwarded";
 
 /// How long the caller waits, by gRPC.
 const TIMEOUT: &str = "grpc-timeout";

@@ -35,7 +35,9 @@ impl From<NodeError> for CallError {
 impl From<EventError> for CallError {
     /// What another node sent cannot be.
     fn from(error: EventError) -> Self {
-        Self::Forwarded(Box::new(Status::internal(error.to_string())))
+        let details = ErrorDetails::with_error_info(Reason::Bug.as_str(), DOMAIN, HashMap::new());
+        let status = Status::with_error_details(Reason::Bug.code(), error.to_string(), details);
+        Self::Forwarded(Box::new(status))
     }
 }
 

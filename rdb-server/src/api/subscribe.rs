@@ -2,7 +2,7 @@
 
 use super::status::CallError;
 use super::{Api, elsewhere, forward};
-use crate::limits::SUBSCRIPTIONS_MAX;
+use crate::limits::{MARK_INTERVAL, PART_MARK_INTERVAL, SUBSCRIPTIONS_MAX};
 use crate::node::{Filter, Gather, Handle, Message, NodeError, Part, Selection, Start, Subscription};
 use futures::Stream;
 use rdb_proto::convert;
@@ -27,19 +27,41 @@ pub(super) async fn subscribe(
     let node = &api.node;
     node.check_database(&request.database_id)?;
     check_snapshot(&request)?;
-    // A snapshot is of everything that was acknowledged before it was asked for, as far as this node has heard.
+    // "Now", and what a snapshot is of, is what this node has heard of; all parts of a stream go by the same.
+    let now = node.counter().get();
     if request.snapshot && request.snapshot_seq == 0 {
-        request.snapshot_seq = node.counter().get();
+        request.snapshot_seq = now;
     }
+    // An empty database has nothing to take one of.
+    request.snapshot = request.snapshot_seq > 0;
+    if let Some(WireStart::FromNow(true)) = request.start {
+        request.start = Some(WireStart::AfterSeq(now));
+    }
+    let (start, selection) = (start(&request)?, selection(&request)?);
     let (here, others) = match forward::passed_on_for(&metadata) {
         Some(seats) => (seats, Vec::new()),
         None => node.divide(node.seats()),
     };
+    if here.is_empty() && others.is_empty() {
+        return Err(FieldError::invalid(forward::FORWARDED, "names no seat").into());
+    }
+    let is_part = forward::passed_on_for(&metadata).is_some();
+    let snapshot_seq = request.snapshot_seq;
     let changes = if others.is_empty() {
-        let (start, selection) = (start(&request)?, selection(&request)?);
-        Changes::Here(Box::new(node.subscribe(&here, start, selection).await?))
+        let interval = if is_part {
+            PART_MARK_INTERVAL
+        } else {
+            MARK_INTERVAL
+        };
+        Changes::Here(Box::new(node.subscribe(&here, start, selection, interval).await?))
     } else {
-        Changes::Everywhere(Box::new(gather(node, &here, others, request.clone()).await?))
+        let parts = Parts {
+            here: &here,
+            others,
+            start,
+            selection,
+        };
+        Changes::Everywhere(Box::new(gather(node, parts, request).await?))
     };
     if node.telemetry().subscribers.inc() >= SUBSCRIPTIONS_MAX {
         node.telemetry().subscribers.dec();
@@ -48,7 +70,7 @@ pub(super) async fn subscribe(
     let stream = Ongoing {
         changes,
         here,
-        snapshot_seq: request.snapshot_seq,
+        snapshot_seq,
         node: node.clone(),
     };
     Ok(Box::pin(futures::stream::unfold(Some(stream), async |stream| {
@@ -60,66 +82,68 @@ pub(super) async fn subscribe(
     })))
 }
 
+/// What a stream of all seats is put together from.
+struct Parts<'a> {
+    here: &'a [SeatId],
+    others: Vec<SeatId>,
+    start: Start,
+    selection: Selection,
+}
+
 /// The stream of all seats, of which this node has only some members: each other group's from a node that has.
 async fn gather(
     node: &Handle,
-    here: &[SeatId],
-    others: Vec<SeatId>,
-    mut request: v1::SubscribeRequest,
+    parts: Parts<'_>,
+    request: v1::SubscribeRequest,
 ) -> Result<Gather<CallError>, CallError> {
-    // All parts begin after the same seq, so "now" is decided here.
-    if start(&request)? == Start::Now {
-        request.start = Some(WireStart::AfterSeq(node.counter().get()));
-    }
-    let start = start(&request)?;
+    let after = match parts.start {
+        Start::After(seq) => Some(seq),
+        Start::At(_) => None,
+    };
+    // Whether a position can be is said once, here: no part gives up on one that its node has not heard of yet.
+    let known = after.unwrap_or_default().max(parts.selection.snapshot);
+    node.handed_out(known).await?;
     let mut groups: BTreeMap<GroupId, Vec<SeatId>> = BTreeMap::new();
-    for seat in others {
+    for seat in parts.others {
         groups.entry(seat.group).or_default().push(seat);
     }
-    let mut parts: Vec<Part<CallError>> = Vec::new();
+    let mut streams: Vec<Part<CallError>> = Vec::new();
     for seats in groups.into_values() {
-        parts.push(Box::pin(elsewhere::changes(node.clone(), seats, request.clone())));
+        streams.push(Box::pin(elsewhere::changes(node.clone(), seats, request.clone())));
     }
-    if !here.is_empty() {
-        let subscription = node.subscribe(here, start, selection(&request)?).await?;
-        parts.push(Box::pin(futures::stream::try_unfold(
-            subscription,
+    if !parts.here.is_empty() {
+        let subscribed = node.subscribe(parts.here, parts.start, parts.selection, PART_MARK_INTERVAL);
+        streams.push(Box::pin(futures::stream::try_unfold(
+            subscribed.await?,
             async |mut subscription| {
                 let message = subscription.next().await.map_err(NodeError::from)?;
                 Ok(Some((message, subscription)))
             },
         )));
     }
-    let after = match start {
-        Start::After(seq) => Some(seq),
-        Start::Now | Start::At(_) => None,
-    };
-    Ok(Gather::new(parts, after))
+    Ok(Gather::new(streams, after))
 }
 
 fn start(request: &v1::SubscribeRequest) -> Result<Start, FieldError> {
     match request.start {
         None => Ok(Start::After(Seq::ZERO)),
         Some(WireStart::AfterSeq(seq)) => Ok(Start::After(Seq(seq))),
-        Some(WireStart::FromNow(true)) => Ok(Start::Now),
-        Some(WireStart::FromNow(false)) => {
-            Err(FieldError::invalid("from_now", "must be true when it is given"))
-        }
+        // One that is true was made a seq.
+        Some(WireStart::FromNow(_)) => Err(FieldError::invalid("from_now", "must be true when it is given")),
         Some(WireStart::FromTimeUs(time)) => Ok(Start::At(Timestamp(time))),
     }
 }
 
 /// A snapshot is the beginning of a stream: only one that is gone on with has a start.
 fn check_snapshot(request: &v1::SubscribeRequest) -> Result<(), FieldError> {
-    let problem = match start(request)? {
+    let is_new = request.snapshot && request.snapshot_seq == 0;
+    let problem = match request.start {
         _ if !request.snapshot && request.snapshot_seq > 0 => "needs `snapshot`",
-        Start::After(seq) if request.snapshot && request.snapshot_seq == 0 && seq > Seq::ZERO => {
-            "must be given to go on after `after_seq`"
-        }
-        Start::Now | Start::At(_) if request.snapshot => {
+        Some(WireStart::AfterSeq(seq)) if is_new && seq > 0 => "must be given to go on after `after_seq`",
+        Some(WireStart::FromNow(_) | WireStart::FromTimeUs(_)) if request.snapshot => {
             "a snapshot begins at the beginning, or goes on after a seq"
         }
-        Start::After(_) | Start::Now | Start::At(_) => return Ok(()),
+        _ => return Ok(()),
     };
     Err(FieldError::invalid("snapshot_seq", problem))
 }

@@ -1,7 +1,7 @@
 //! When a subscriber is told a mark, and what the mark counts.
 
 use crate::clock;
-use crate::limits::{MARK_INTERVAL, MARK_INTERVAL_MAX};
+use crate::limits::MARK_INTERVAL_MAX;
 use rdb_proto::types::Seq;
 use std::time::{Duration, Instant};
 
@@ -13,15 +13,18 @@ pub(super) struct Cadence {
     marked: Seq,
     marked_at: Instant,
     sent_since_mark: u64,
+    /// Least time between two marks.
+    interval: Duration,
 }
 
 impl Cadence {
-    pub(super) fn from(position: Seq) -> Self {
+    pub(super) fn from(position: Seq, interval: Duration) -> Self {
         Self {
             position,
             marked: position,
             marked_at: clock::monotonic(),
             sent_since_mark: 0,
+            interval,
         }
     }
 
@@ -69,7 +72,7 @@ impl Cadence {
 
     fn interval(&self) -> Duration {
         if self.has_news() {
-            MARK_INTERVAL
+            self.interval
         } else {
             MARK_INTERVAL_MAX
         }

@@ -8,7 +8,7 @@ use super::cadence::Cadence;
 use super::merge::Run;
 use super::subscription::Message;
 use crate::clock;
-use crate::limits::{MARK_INTERVAL_MAX, STREAM_MESSAGE_BYTES};
+use crate::limits::{MARK_INTERVAL, MARK_INTERVAL_MAX, STREAM_MESSAGE_BYTES};
 use crate::sabotage::{self, Sabotage};
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
@@ -46,6 +46,8 @@ struct Heard<E> {
     /// All its events at or below this seq were heard.
     up_to: Seq,
     is_caught_up: bool,
+    /// Where the database stood when it fell behind.
+    behind: Seq,
 }
 
 impl<E: From<EventError>> Gather<E> {
@@ -57,11 +59,12 @@ impl<E: From<EventError>> Gather<E> {
             events: VecDeque::new(),
             up_to: Seq::ZERO,
             is_caught_up: false,
+            behind: Seq::ZERO,
         };
         Self {
             parts: parts.into_iter().map(heard).collect(),
             phase: Phase::Opening(after),
-            cadence: Cadence::from(after.unwrap_or_default()),
+            cadence: Cadence::from(after.unwrap_or_default(), MARK_INTERVAL),
         }
     }
 
@@ -113,7 +116,7 @@ impl<E: From<EventError>> Gather<E> {
             let all: Option<Vec<Seq>> = opened.collect();
             let after = after.or_else(|| all?.into_iter().min())?;
             self.phase = Phase::CatchingUp;
-            self.cadence = Cadence::from(after);
+            self.cadence = Cadence::from(after, MARK_INTERVAL);
             return Some(Message::Opened(after));
         }
         if self.cadence.is_overdue() {
@@ -122,7 +125,7 @@ impl<E: From<EventError>> Gather<E> {
         let is_caught_up = self.parts.iter().all(|heard| heard.is_caught_up);
         if self.phase == Phase::Live && !is_caught_up {
             self.phase = Phase::CatchingUp;
-            let ahead = self.parts.iter().map(|heard| heard.up_to).max();
+            let ahead = self.parts.iter().map(|heard| heard.behind).max();
             return Some(Message::FellBehind(ahead.unwrap_or_default()));
         }
         if let Some(run) = self.take_run() {
@@ -193,7 +196,12 @@ impl<E> Heard<E> {
             }
             Message::Changes(run) => {
                 for event in split_batch(run.encoded)? {
-                    self.events.push_back((seq_of(&event)?, event));
+                    let seq = seq_of(&event)?;
+                    if seq <= self.up_to {
+                        return Err(EventError::Batch("a part of the stream goes back"));
+                    }
+                    self.up_to = seq;
+                    self.events.push_back((seq, event));
                 }
                 run.last_seq
             }
@@ -202,8 +210,9 @@ impl<E> Heard<E> {
                 self.is_caught_up = true;
                 seq
             }
-            Message::FellBehind(_) => {
+            Message::FellBehind(seq) => {
                 self.is_caught_up = false;
+                self.behind = seq;
                 self.up_to
             }
         };
@@ -310,7 +319,7 @@ mod tests {
                 "3",
                 "resolved 8, 1 events",
                 "caught up 8",
-                "fell behind 9"
+                "fell behind 30"
             ]
         );
     }

@@ -68,9 +68,9 @@ impl Marks {
     }
 
     /// Follows the mark of some seats, by their positions.
-    pub fn watch_seats(&self, positions: impl ExactSizeIterator<Item = usize>) -> Mark {
+    pub fn watch_seats(&self, positions: impl ExactSizeIterator<Item = usize>) -> SeatsMark {
         let is_all = positions.len() == self.seats.len();
-        Mark(if is_all {
+        SeatsMark(if is_all {
             vec![self.watch()]
         } else {
             positions.map(|position| self.watch_seat(position)).collect()
@@ -78,7 +78,7 @@ impl Marks {
     }
 
     /// Follows the mark of the seat at this position; one that is over when there is no such seat.
-    pub fn watch_seat(&self, seat: usize) -> watch::Receiver<Seq> {
+    fn watch_seat(&self, seat: usize) -> watch::Receiver<Seq> {
         let gone = || watch::channel(Seq::ZERO).1;
         self.seats
             .get(seat)
@@ -86,16 +86,16 @@ impl Marks {
     }
 
     /// Follows the database's mark.
-    pub fn watch(&self) -> watch::Receiver<Seq> {
+    fn watch(&self) -> watch::Receiver<Seq> {
         self.database.subscribe()
     }
 }
 
 /// The mark of some seats together: the lowest of theirs.
 #[derive(Debug, Clone)]
-pub struct Mark(Vec<watch::Receiver<Seq>>);
+pub struct SeatsMark(Vec<watch::Receiver<Seq>>);
 
-impl Mark {
+impl SeatsMark {
     /// No event of these seats at or below this seq is still to come.
     pub fn seq(&self) -> Seq {
         self.0.iter().map(|mark| *mark.borrow()).min().unwrap_or_default()

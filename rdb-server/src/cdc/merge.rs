@@ -81,7 +81,10 @@ impl Merge {
     pub fn next(&mut self, mark: Seq, message_bytes: usize) -> Result<Merged, StorageError> {
         let mut encoded = BytesMut::new();
         let (mut count, mut looked_at, mut bytes_read) = (0_u64, None, 0_usize);
-        while encoded.len() < message_bytes && bytes_read < message_bytes.saturating_mul(4) {
+        // What was taken of an entry is shown, however much was read for it: a mark must not pass it.
+        while encoded.len() < message_bytes
+            && (bytes_read < message_bytes.saturating_mul(4) || !self.left_over.is_empty())
+        {
             if let Some((seq, event)) = self.left_over.pop_front() {
                 push_to_batch(&mut encoded, &event);
                 count = count.saturating_add(1);
@@ -151,7 +154,10 @@ impl Merge {
     /// # Errors
     /// [`StorageError`] when a log cannot be read.
     pub fn shown_up_to(&mut self, mark: Seq) -> Result<Seq, StorageError> {
-        let mut shown = mark;
+        let mut shown = match self.left_over.front() {
+            Some((seq, _)) => mark.min(seq.previous()),
+            None => mark,
+        };
         for source in &mut self.sources {
             if let Some(frame) = source.peek(&self.marks)? {
                 shown = shown.min(frame.first_seq.previous());
@@ -430,6 +436,38 @@ mod tests {
             assert_eq!(found, first.map(Seq), "time {time}");
         }
         assert_eq!(seat(1).first_at(Timestamp(0), LogIndex(1)).unwrap(), None);
+    }
+
+    /// Red when the bytes that were read for an entry end a message before what passed of it is in one.
+    #[test]
+    fn a_mark_never_passes_what_was_taken_of_a_large_entry() {
+        let world = World::new([&[(1, 3), (9, 1)], &[(4, 2)]]);
+        for after in 0..=9 {
+            let selection = Selection {
+                with_before: true,
+                ..Selection::default()
+            };
+            let mut merge = world.merge_of(selection, after);
+            let mut seqs = Vec::new();
+            // A message of one byte: every entry is far larger than what may be read for one.
+            while let Merged::Run(run) = merge.next(Seq(9), 1).unwrap() {
+                seqs.extend(
+                    decode_batch(run.encoded)
+                        .unwrap()
+                        .iter()
+                        .map(|event| event.seq.get()),
+                );
+                assert_eq!(seqs.last(), Some(&run.last_seq.get()));
+                let shown = merge.shown_up_to(Seq(9)).unwrap();
+                let rest = (1..=9).find(|seq| *seq > run.last_seq.get() && ![6, 7, 8].contains(seq));
+                assert_eq!(shown.get(), rest.map_or(9, |next| next - 1), "after {after}");
+            }
+            let expected: Vec<u64> = [1, 2, 3, 4, 5, 9]
+                .into_iter()
+                .filter(|seq| *seq > after)
+                .collect();
+            assert_eq!(seqs, expected, "after {after}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub mod subscription;
 
 pub use filter::Filter;
 pub use gather::{Gather, Part};
-pub use marks::{Mark, Marks};
+pub use marks::{Marks, SeatsMark};
 pub use merge::{Merge, Run};
 pub use seat::SeatSource;
 pub use selection::Selection;

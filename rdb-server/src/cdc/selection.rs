@@ -42,8 +42,11 @@ impl Selection {
     ) -> Result<Vec<(Seq, Bytes)>, StorageError> {
         let damaged = |error: EventError| seat.log.damaged_body(frame.index, &error);
         let mut passed = Vec::new();
+        // An entry holds dense versions of one key, so only its first event has another entry's event before it.
+        let mut last: Option<Bytes> = None;
         for encoded in split_batch(frame.body.clone()).map_err(damaged)? {
             let event = Event::decode(encoded.clone()).map_err(damaged)?;
+            let before = last.replace(encoded.clone());
             if event.seq <= after || !self.filter.matches(&event) {
                 continue;
             }
@@ -58,15 +61,15 @@ impl Selection {
                 }
                 continue;
             }
-            let before = if self.with_before {
-                seat.before(&event, frame.index)?
-            } else {
-                None
+            if !self.with_before {
+                passed.push((event.seq, encoded));
+                continue;
+            }
+            let before = match before {
+                Some(before) => Some(before),
+                None => seat.before(&event, frame.index)?,
             };
-            let change = match before {
-                Some(before) => with_before(&encoded, &before),
-                None => encoded,
-            };
+            let change = before.map_or(encoded.clone(), |before| with_before(&encoded, &before));
             passed.push((event.seq, change));
         }
         Ok(passed)

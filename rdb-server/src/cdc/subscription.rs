@@ -4,24 +4,22 @@
 //! and nothing else waits for it.
 
 use super::cadence::Cadence;
-use super::marks::{Mark, Marks};
+use super::marks::{Marks, SeatsMark};
 use super::merge::{Merge, Merged, Run};
 use super::seat::SeatSource;
 use super::selection::Selection;
 use crate::limits::{FELL_BEHIND_SEQS, STREAM_MESSAGE_BYTES};
 use crate::storage::StorageError;
 use crate::{blocking, clock};
-use rdb_proto::types::{LogIndex, Seq, Timestamp};
+use rdb_proto::types::{Seq, Timestamp};
 use std::sync::Arc;
-use tokio::sync::watch;
+use std::time::Duration;
 
 /// Where a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// With the first event that has a greater seq.
     After(Seq),
-    /// With the first event that is resolved after the call.
-    Now,
     /// With the first event at or after this time; with the next one, when there is none.
     At(Timestamp),
 }
@@ -52,23 +50,16 @@ enum Phase {
 #[derive(Debug)]
 pub struct Subscription {
     merge: Merge,
-    mark: Mark,
-    /// Indexes that must have applied what is read; empty when no index is asked.
-    indexes: Vec<IndexOf>,
+    mark: SeatsMark,
+    /// Seats whose indexes must have applied what is read; empty when no index is asked.
+    indexed: Vec<SeatSource>,
     marks: Arc<Marks>,
     phase: Phase,
     cadence: Cadence,
 }
 
-/// How far a seat's index has applied.
-#[derive(Debug)]
-struct IndexOf {
-    position: usize,
-    applied: watch::Receiver<LogIndex>,
-}
-
 impl Subscription {
-    /// Begins a subscription to these seats.
+    /// Begins a subscription to these seats, which tells marks no more often than each `mark_interval`.
     ///
     /// **Blocking** when it starts at a time: reads the logs.
     ///
@@ -79,25 +70,25 @@ impl Subscription {
         marks: Arc<Marks>,
         selection: Selection,
         start: Start,
+        mark_interval: Duration,
     ) -> Result<Self, StorageError> {
         let mark = marks.watch_seats(seats.iter().map(|seat| seat.position));
         let position = match start {
             Start::After(seq) => seq,
-            Start::Now => mark.seq(),
             Start::At(time) => before(time, &seats, &marks, mark.seq())?,
         };
-        let index = |seat: &SeatSource| IndexOf {
-            position: seat.position,
-            applied: seat.applied.clone(),
+        let indexed = if selection.asks_index() {
+            seats.clone()
+        } else {
+            Vec::new()
         };
-        let asked = seats.iter().filter(|_| selection.asks_index());
         Ok(Self {
-            indexes: asked.map(index).collect(),
+            indexed,
             merge: Merge::new(seats, Arc::clone(&marks), selection, position),
             mark,
             marks,
             phase: Phase::Opening,
-            cadence: Cadence::from(position),
+            cadence: Cadence::from(position, mark_interval),
         })
     }
 
@@ -124,7 +115,12 @@ impl Subscription {
                 self.phase = Phase::CatchingUp;
                 return Ok(Message::FellBehind(mark));
             }
-            self.applied().await;
+            if clock::within(self.cadence.rest(), applied(&mut self.indexed, &self.marks))
+                .await
+                .is_none()
+            {
+                return Ok(self.say_mark());
+            }
             match self.read(mark)? {
                 Merged::Run(run) => {
                     self.cadence.advance(run.last_seq, run.count);
@@ -145,23 +141,10 @@ impl Subscription {
         }
     }
 
-    /// Waits until the indexes that are asked know every entry that is committed by now, and so all below a mark that was
-    /// seen before.
-    async fn applied(&mut self) {
-        for index in &mut self.indexes {
-            let committed = self.marks.committed(index.position);
-            let applied = index.applied.wait_for(|applied| *applied >= committed);
-            // A closed channel means that the node stops: the stream's owner ends it.
-            if applied.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    /// What was committed just now is in memory; what lies further back may be on a disk that is slow.
+    /// What was committed just now is in memory; what lies further back, or an index tells of, may be on a disk that is slow.
     fn read(&mut self, mark: Seq) -> Result<Merged, StorageError> {
         let merge = &mut self.merge;
-        if self.phase == Phase::Live {
+        if self.phase == Phase::Live && self.indexed.is_empty() {
             merge.next(mark, STREAM_MESSAGE_BYTES)
         } else {
             blocking::read(|| merge.next(mark, STREAM_MESSAGE_BYTES))
@@ -192,6 +175,23 @@ impl Subscription {
         let moved = self.mark.reached(mark.next());
         // A closed channel means that the node stops: the stream's owner ends it.
         if let Some(Err(_closed)) = clock::within(self.cadence.rest(), moved).await {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Waits until the indexes that are asked know every entry that is committed by now, and so all below a mark that was seen
+/// before.
+async fn applied(seats: &mut [SeatSource], marks: &Marks) {
+    for seat in seats {
+        let committed = marks.committed(seat.position);
+        // A closed channel means that the node stops: the stream's owner ends it.
+        if seat
+            .applied
+            .wait_for(|applied| *applied >= committed)
+            .await
+            .is_err()
+        {
             std::future::pending::<()>().await;
         }
     }

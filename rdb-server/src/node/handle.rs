@@ -2,7 +2,7 @@
 //! [`super::read`], [`super::subscribe`], [`super::route`] and [`super::slots`].
 
 use super::error::NodeError;
-use super::holding::{self, Held};
+use super::holding;
 use super::members::{Members, SeatMap};
 use super::seat_driver::{Command, Progress};
 use super::status::{NamedSeat, SeatState, SeatView, Status};
@@ -70,8 +70,8 @@ pub(super) struct Shared {
     is_standalone: bool,
     pub(super) seats: watch::Receiver<Arc<SeatMap>>,
     pub(super) marks: Arc<Marks>,
-    /// Which seat holds the change stream.
-    pub(super) held: watch::Sender<Option<Held>>,
+    /// Since when the change stream stands still.
+    pub(super) held: watch::Sender<Option<Instant>>,
     telemetry: Arc<Telemetry>,
     transport: Transport,
     pub(super) tasks: Tasks,
@@ -173,8 +173,7 @@ impl Handle {
 
     /// Begins to watch whether the resolved mark follows the counter.
     pub(super) fn watch_mark(&self) {
-        let tasks = self.tasks().clone();
-        self.tasks().spawn(holding::watch(self.clone(), tasks));
+        self.tasks().spawn(holding::watch(self.clone()));
     }
 
     /// How the node stands.
@@ -201,7 +200,7 @@ impl Handle {
             missing: missing.collect(),
             cluster: Arc::clone(&cluster),
             disk_free_bytes: self.shared.data_dir.free_bytes().unwrap_or_default(),
-            held: *self.shared.held.borrow(),
+            held: self.held(),
             refuses_writes: is_full.then_some("the disk is full: writes are refused"),
             uptime: clock::monotonic().saturating_duration_since(self.shared.started),
         }

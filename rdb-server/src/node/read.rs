@@ -5,7 +5,7 @@ use super::handle::{Handle, SeatHandle, not_taken};
 use super::history::HistoryPages;
 use super::request::{At, Found, HistoryRange, KeyRange};
 use super::seat_driver::Command;
-use crate::cdc::Mark;
+use crate::cdc::SeatsMark;
 use crate::clock;
 use crate::limits::RESOLVE_WAIT;
 use crate::protocol::KeyState;
@@ -126,13 +126,14 @@ impl Handle {
 
     /// Waits for seats to be resolved up to `seq`, when that was handed out: whoever was just told a seq may ask for it
     /// before the mark has followed.
-    pub(super) async fn resolved_up_to(&self, seq: Seq, mut mark: Mark) -> Result<(), NodeError> {
+    pub(super) async fn resolved_up_to(&self, seq: Seq, mut mark: SeatsMark) -> Result<(), NodeError> {
         let now = mark.clone();
         let ahead = || NodeError::SeqAhead {
             seq,
             resolved: now.seq(),
         };
-        if seq > now.seq() && seq > self.counter() {
+        // In a cluster this node may not have heard of the newest seqs yet.
+        if self.is_standalone() && seq > self.counter() {
             return Err(ahead());
         }
         let waited = tokio::select! {

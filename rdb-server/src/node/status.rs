@@ -1,11 +1,10 @@
 //! What the node looks like from outside, in words.
 
-pub use super::holding::Held;
 pub use crate::coordination::View;
 use crate::protocol::Hold;
 use rdb_proto::types::{Epoch, LogIndex, NodeId, SeatId, Seq};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a seat's member is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +58,17 @@ pub struct SeatView {
     pub config: u64,
     /// Whether the last append was refused because the disk is full.
     pub is_disk_full: bool,
+}
+
+/// The seat that the change stream waits for, while its mark stands still although later seqs were handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The seat.
+    pub seat: SeatId,
+    /// How it stands.
+    pub view: SeatView,
+    /// Since when a later seq is known.
+    pub since: Instant,
 }
 
 /// A seat with its name.

@@ -3,8 +3,12 @@
 use super::error::NodeError;
 use super::handle::Handle;
 use crate::cdc::{SeatSource, Selection, Start, Subscription};
+use crate::clock;
+use crate::limits::RESOLVE_WAIT;
+use crate::protocol::Refusal;
 use rdb_proto::types::{SeatId, Seq};
 use std::sync::Arc;
+use std::time::Duration;
 
 impl Handle {
     /// Refuses a position of another database; an empty `database_id` is not checked.
@@ -27,22 +31,48 @@ impl Handle {
         *self.shared.coordinator.counter().borrow()
     }
 
-    /// Which of these seats this node has a member of, and which it has not.
+    /// Which of these seats this node has a member of, and which it has not. One that catches up before it is a member
+    /// has nothing to show yet.
     pub fn divide(&self, seats: impl IntoIterator<Item = SeatId>) -> (Vec<SeatId>, Vec<SeatId>) {
         let members = self.members();
-        seats.into_iter().partition(|seat| members.contains_key(seat))
+        let view = Arc::clone(&self.shared.coordinator.view().borrow());
+        let learns = |seat: &SeatId| {
+            let learners = view.learners.get(&seat.group);
+            learners.is_some_and(|nodes| nodes.contains(&self.id()))
+        };
+        seats
+            .into_iter()
+            .partition(|seat| members.contains_key(seat) && !learns(seat))
     }
 
-    /// Begins a change stream of these seats.
+    /// Waits until this node has heard that a seq was handed out.
     ///
     /// # Errors
-    /// [`NodeError::SeqAhead`] for a start or a snapshot that the seats do not reach in time, [`NodeError::NotHere`], or
-    /// [`NodeError::Storage`].
+    /// [`NodeError::SeqAhead`] when it has not.
+    pub async fn handed_out(&self, seq: Seq) -> Result<(), NodeError> {
+        let mut counter = self.shared.coordinator.counter();
+        let heard = clock::within(RESOLVE_WAIT, counter.wait_for(|counter| *counter >= seq)).await;
+        match heard {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(_closed)) => Err(NodeError::ShuttingDown),
+            None => Err(NodeError::SeqAhead {
+                seq,
+                resolved: self.shared.marks.resolved(),
+            }),
+        }
+    }
+
+    /// Begins a change stream of these seats, with marks no more often than each `mark_interval`.
+    ///
+    /// # Errors
+    /// [`NodeError::SeqAhead`] for a start or a snapshot that was never handed out, a refusal when the members here do not
+    /// reach it in time, [`NodeError::NotHere`], or [`NodeError::Storage`].
     pub async fn subscribe(
         &self,
         seats: &[SeatId],
         start: Start,
         selection: Selection,
+        mark_interval: Duration,
     ) -> Result<Subscription, NodeError> {
         let source = |seat: &SeatId| {
             let member = self.member_here(*seat)?;
@@ -59,11 +89,24 @@ impl Handle {
         let mark = marks.watch_seats(positions);
         let position = match start {
             Start::After(seq) => seq,
-            Start::Now | Start::At(_) => Seq::ZERO,
+            // A member that starts knows no mark yet, and would begin with the first event there is.
+            Start::At(_) => self.counter(),
         };
-        self.resolved_up_to(position.max(selection.snapshot), mark)
-            .await?;
-        Ok(Subscription::new(sources, marks, selection, start)?)
+        let reached = self.resolved_up_to(position.max(selection.snapshot), mark).await;
+        reached.map_err(|error| match (error, seats.first()) {
+            (NodeError::SeqAhead { seq, .. }, Some(seat)) if seq <= self.counter() => NodeError::Refused {
+                seat: *seat,
+                refusal: Refusal::Recovering,
+            },
+            (error, _) => error,
+        })?;
+        Ok(Subscription::new(
+            sources,
+            marks,
+            selection,
+            start,
+            mark_interval,
+        )?)
     }
 
     /// Completes when this node has not a member of each of these seats any more: a change stream of them would stand

@@ -180,6 +180,11 @@ impl SeatDriver {
         mut commands: mpsc::Receiver<Command>,
         draining: impl Future<Output = ()> + Send,
     ) {
+        // What is known to be committed from before is indexed now, and not only once more is committed.
+        self.parts.indexer.hand_over(Committed {
+            upto: self.parts.seat.commit(),
+            entries: Vec::new(),
+        });
         let mut applied = self.parts.indexer.applied();
         let mut counter = self.parts.coordinator.counter();
         let mut coordinator = self.parts.coordinator.view();
