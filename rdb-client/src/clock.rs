@@ -1,6 +1,6 @@
 //! The only reader of time and entropy in this crate.
 
-use rdb_proto::types::EventId;
+use rdb_proto::types::{EventId, Timestamp};
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
@@ -10,6 +10,13 @@ use uuid::{Builder, Uuid};
 pub fn now() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
     Instant::now()
+}
+
+/// Reads the clock on the wall, which may be set and may be wrong.
+pub fn wall_time() -> Timestamp {
+    #[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Timestamp(since_epoch.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX)))
 }
 
 /// Waits for `duration`.
@@ -34,9 +41,7 @@ thread_local! {
 
 /// Makes an event id: a `UUIDv7` of the time in milliseconds and 74 bits that no two clients share.
 pub(crate) fn new_event_id() -> EventId {
-    #[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let millis = since_epoch.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    let millis = wall_time().get() / 1_000;
     let bits = EVENT_IDS.with(|ids| {
         let (bits, left) = match ids.get() {
             (_, 0) => (Uuid::new_v4().as_u128(), IDS_OF_ONE_DRAW),

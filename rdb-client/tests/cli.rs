@@ -227,7 +227,13 @@ fn wrong_usage_exits_2_and_writes_no_data() {
         &["nonsense"],
         &["read", "-k", "a", "--timeout", "10 parsecs"],
         &["subscribe", "--name", "mine"],
-        &["subscribe", "--format", "debezium"],
+        &["subscribe", "--format", "xml"],
+        &["subscribe", "--before", "--format", "cloudevents"],
+        &["subscribe", "--before", "-o", "text"],
+        &["subscribe", "--format", "json", "-o", "text"],
+        &["subscribe", "--from-time", "yesterday"],
+        &["subscribe", "--snapshot", "--from", "1"],
+        &["subscribe", "--snapshot-of", "1"],
         &["subscribe", "--from", "1", "--from-now"],
         &[],
     ] {
@@ -438,9 +444,121 @@ fn a_subscription_that_is_cut_off_by_its_timeout_says_how_to_go_on() {
     run(&fake, &["write", "-k", "a", "-p", "x"]).ok();
     let ended = run(&fake, &["subscribe", "--timeout", "300ms"]).ok();
     assert_eq!(ended.lines().len(), 1);
-    assert_eq!(ended.err, "go on with: rdb-client subscribe --from 1\n");
+    assert_eq!(
+        ended.err,
+        "go on with: rdb-client subscribe --timeout 300ms --from 1\n"
+    );
     let missed = run(&fake, &["subscribe", "--timeout", "300ms", "--limit", "2"]);
     assert_eq!((missed.code, missed.lines().len()), (5, 1));
+}
+
+/// A run that ends, and the run that it names, show everything once; of a snapshot, too.
+#[test]
+fn what_a_run_says_goes_on_where_it_ended() {
+    for (start, expected) in [("--from=0", &[1, 2, 3, 4][..]), ("--snapshot", &[2, 3, 4])] {
+        let fake = Fake::start();
+        for key in ["a", "b", "a"] {
+            run(&fake, &["write", "-k", key, "-p", "x"]).ok();
+        }
+        let mut words = format!("subscribe --timeout 1s {start}");
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let ended = run(&fake, &words.split(' ').collect::<Vec<_>>()).ok();
+            seen.extend(ended.lines().iter().map(|event| event["seq"].as_u64().unwrap()));
+            let next = ended.err.strip_prefix("go on with: rdb-client ").unwrap();
+            next.trim_end().clone_into(&mut words);
+            run(&fake, &["write", "-k", "a", "-p", "x"]).ok();
+        }
+        assert_eq!(words, "subscribe --timeout 1s --from 4");
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn a_snapshot_is_gone_on_with_in_its_middle() {
+    let fake = Fake::start();
+    for (key, payload) in [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4")] {
+        run(&fake, &["write", "-k", key, "-p", payload]).ok();
+    }
+    let seqs = |ran: &Ran| -> Vec<u64> {
+        let lines = ran.lines();
+        lines.iter().map(|event| event["seq"].as_u64().unwrap()).collect()
+    };
+    let begun = run(&fake, &["subscribe", "--snapshot", "--until-caught-up"]).ok();
+    assert_eq!(seqs(&begun), [2, 3, 4]);
+    run(&fake, &["write", "-k", "a", "-p", "5"]).ok();
+    let args = [
+        "subscribe",
+        "--snapshot-of",
+        "4",
+        "--from",
+        "2",
+        "--until-caught-up",
+    ];
+    assert_eq!(seqs(&run(&fake, &args).ok()), [3, 4, 5]);
+}
+
+#[test]
+fn a_subscription_begins_at_a_time_or_so_long_ago() {
+    let fake = Fake::start();
+    for time in ["2026-11-20T21:30:00Z", "2h"] {
+        run(&fake, &["subscribe", "--from-time", time, "--until-caught-up"]).ok();
+    }
+    let asked = fake.state().times_asked.clone();
+    assert_eq!(asked[0], 1_795_210_200_000_000);
+    let ago = rdb_client::clock::wall_time().get() - asked[1];
+    assert!(
+        (7_200_000_000..7_260_000_000).contains(&ago),
+        "{ago} microseconds"
+    );
+}
+
+#[test]
+fn a_line_has_the_form_that_was_asked_for() {
+    let fake = Fake::start();
+    for payload in ["{\"n\":1}", "text"] {
+        run(&fake, &["write", "-k", "a", "-p", payload]).ok();
+    }
+    run(&fake, &["delete", "-k", "a"]).ok();
+    run(&fake, &["write", "-k", "a", "-p", ""]).ok();
+    let lines = |flags: &[&str]| {
+        let args = [&["subscribe", "--until-caught-up", "--resolved"][..], flags].concat();
+        let mut lines = run(&fake, &args).ok().lines();
+        assert_eq!(lines.pop().unwrap(), serde_json::json!({"resolved": 4}));
+        lines
+    };
+    let of = |lines: &[Value], field: &str| -> Vec<Value> {
+        lines
+            .iter()
+            .map(|line| line.pointer(field).cloned().unwrap_or_default())
+            .collect()
+    };
+    let before = lines(&["--before"]);
+    assert_eq!(names(&before[1])[..11], EVENT_FIELDS);
+    assert_eq!(
+        of(&before, "/before/version"),
+        [Value::Null, 1.into(), 2.into(), 3.into()]
+    );
+    let envelopes = lines(&["--format", "debezium"]);
+    assert_eq!(of(&envelopes, "/op"), ["c", "u", "d", "c"]);
+    assert_eq!(
+        of(&envelopes, "/before/payload"),
+        [Value::Null, "{\"n\":1}".into(), "text".into(), Value::Null]
+    );
+    let cloud_events = lines(&["--format", "cloudevents"]);
+    assert_eq!(
+        of(&cloud_events, "/type"),
+        ["rdb.write", "rdb.write", "rdb.delete", "rdb.write"]
+    );
+    assert_eq!(
+        of(&cloud_events, "/data"),
+        [
+            serde_json::json!({"n": 1}),
+            "text".into(),
+            Value::Null,
+            Value::Null
+        ]
+    );
 }
 
 #[test]

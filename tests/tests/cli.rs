@@ -420,18 +420,6 @@ async fn export_and_subscribe_print_an_event_a_line() {
         "{with_marks:?}"
     );
 
-    // Formats that are not there yet are refused plainly, as usage.
-    for format in ["cloudevents", "debezium"] {
-        let refused = cli
-            .line(&format!("subscribe --from 0 --limit 1 --format {format}"))
-            .await
-            .exited(2);
-        assert!(
-            refused.stderr.contains("not available in this release"),
-            "{refused:?}"
-        );
-    }
-
     let ahead = cli.line("-o json subscribe --from 999 --limit 1").await.exited(1);
     assert_eq!(error_object(&ahead)["reason"], "SEQ_AHEAD");
 }

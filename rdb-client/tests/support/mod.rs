@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) retried_since: Vec<Option<u64>>,
     /// `after_seq` of every subscription that came; `None` is from now.
     pub(crate) subscribed_after: Vec<Option<u64>>,
+    /// `from_time_us` of every subscription that named one; it gets everything.
+    pub(crate) times_asked: Vec<u64>,
     /// After so many events a subscription breaks off, once.
     pub(crate) break_stream_after: Option<usize>,
     /// What it says of the cluster; `None` is a release that says nothing.
@@ -452,6 +454,10 @@ impl Changes for Service {
             return Err(refusal(Reason::WrongDatabase, "another database".to_owned(), &[]));
         }
         let end = u64::try_from(self.state().events.len()).unwrap();
+        let time = match request.start {
+            Some(Start::FromTimeUs(time)) => Some(time),
+            _ => None,
+        };
         let after = match request.start {
             Some(Start::AfterSeq(seq)) if seq > end => {
                 return Err(refusal(
@@ -465,10 +471,19 @@ impl Changes for Service {
             None => Some(0),
         };
         self.state().subscribed_after.push(after);
+        self.state().times_asked.extend(time);
         let (tx, rx) = mpsc::channel(4);
         let service = self.clone();
-        let filter = request.filter.unwrap_or_default();
-        let streaming = async move { service.stream(after.unwrap_or(end), filter, tx).await };
+        let wanted = Wanted {
+            after: after.unwrap_or_else(|| time.map_or(end, |_| 0)),
+            filter: request.filter.unwrap_or_default(),
+            with_before: request.with_before,
+            snapshot: match request.snapshot_seq {
+                0 if request.snapshot => end,
+                seq => seq,
+            },
+        };
+        let streaming = async move { service.stream(wanted, tx).await };
         self.tasks.lock().unwrap().push(tasks::spawn(streaming));
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
     }
@@ -476,10 +491,42 @@ impl Changes for Service {
 
 type Sink = mpsc::Sender<Result<v1::SubscribeResponse, Status>>;
 
+/// What a subscription asked for.
+struct Wanted {
+    after: u64,
+    filter: v1::Filter,
+    with_before: bool,
+    /// 0 without a snapshot.
+    snapshot: u64,
+}
+
+impl Wanted {
+    /// The event as the subscription gets it, if it does.
+    fn gets(&self, event: &v1::Event, all: &[v1::Event]) -> Option<v1::Event> {
+        let of_key = |other: &&v1::Event| other.key == event.key && other.collection == event.collection;
+        let is_latest = || {
+            let latest = all
+                .iter()
+                .filter(of_key)
+                .rfind(|other| other.seq <= self.snapshot);
+            latest.is_some_and(|latest| latest.seq == event.seq) && event.kind() == EventKind::Write
+        };
+        if !passes(&self.filter, event) || (event.seq <= self.snapshot && !is_latest()) {
+            return None;
+        }
+        let before = all.iter().filter(of_key).rfind(|other| other.seq < event.seq);
+        let before = before.filter(|_| self.with_before).cloned().map(Box::new);
+        Some(v1::Event {
+            before,
+            ..event.clone()
+        })
+    }
+}
+
 impl Service {
     /// Ends when the subscriber is gone, or when it is to break off.
     #[expect(clippy::cognitive_complexity, reason = "the `select!` counts for most of it")]
-    async fn stream(&self, after: u64, filter: v1::Filter, tx: Sink) -> Option<()> {
+    async fn stream(&self, wanted: Wanted, tx: Sink) -> Option<()> {
         let say = |message| {
             let message = Some(message);
             tx.send(Ok(v1::SubscribeResponse { message }))
@@ -487,30 +534,29 @@ impl Service {
         let database_id = DATABASE_ID.to_owned();
         say(Message::Opened(v1::Opened {
             database_id,
-            after_seq: after,
-            snapshot_seq: 0,
+            after_seq: wanted.after,
+            snapshot_seq: wanted.snapshot,
         }))
         .await
         .ok()?;
         let mut grown = self.grown.subscribe();
-        let mut sent = usize::try_from(after).unwrap();
+        let mut sent = usize::try_from(wanted.after).unwrap();
         let mut is_caught_up = false;
         loop {
             let (events, resolved, breaks) = {
                 let mut state = self.state();
                 let all = state.events.get(sent..).unwrap_or_default();
                 let breaks = state.break_stream_after.filter(|limit| *limit < all.len());
-                let events: Vec<_> = all.iter().take(breaks.unwrap_or(usize::MAX)).cloned().collect();
+                let new = all.iter().take(breaks.unwrap_or(usize::MAX));
+                let events: Vec<_> = new
+                    .filter_map(|event| wanted.gets(event, &state.events))
+                    .collect();
                 if breaks.is_some() {
                     state.break_stream_after = None;
                 }
                 (events, state.events.len(), breaks.is_some())
             };
             sent = resolved;
-            let events: Vec<_> = events
-                .into_iter()
-                .filter(|event| passes(&filter, event))
-                .collect();
             let changes_since_previous = u64::try_from(events.len()).unwrap();
             if !events.is_empty() {
                 say(Message::Changes(encode(&v1::EventBatch { events })))

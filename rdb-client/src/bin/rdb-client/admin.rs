@@ -3,7 +3,8 @@
 use crate::args::{AdminCommand, DrainArgs, MoveSeatArgs, NodeArgs, ReplaceArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{Look, notice};
+use crate::look::Look;
+use crate::output::notice;
 use crate::status::{has_members, table};
 use rdb_client::clock;
 use rdb_client::{GroupStatus, MemberMove, Status};

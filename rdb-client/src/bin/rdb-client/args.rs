@@ -1,7 +1,7 @@
 //! The command line: names, flags, environment and help. Nothing is decided here.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use rdb_client::{EventId, Expectation, Seq, Version};
+use rdb_client::{EventId, Expectation, Seq, Timestamp, Version};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -229,7 +229,9 @@ Examples:
 Examples:
   rdb-client subscribe
   rdb-client subscribe --from 8123 --prefix orders/ --type shipped -o json
-  rdb-client subscribe --until-caught-up | wc -l")]
+  rdb-client subscribe --until-caught-up | wc -l
+  rdb-client subscribe --from-time 15m
+  rdb-client subscribe --snapshot --format debezium > changes.ndjson")]
     Subscribe(SubscribeArgs),
 
     /// Show whether the database is healthy, its nodes, groups and seats
@@ -501,6 +503,7 @@ pub(crate) struct ExportArgs {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "a flag is a bool")]
 pub(crate) struct SubscribeArgs {
     /// Only events with a greater seq; 0 means all
     #[arg(long, value_name = "SEQ", default_value = "0", value_parser = parse_seq)]
@@ -509,6 +512,19 @@ pub(crate) struct SubscribeArgs {
     /// Only events that come from now on
     #[arg(long, conflicts_with = "from")]
     pub(crate) from_now: bool,
+
+    /// Only events from this time on, as in 2026-11-20T21:30:00Z, or from so long ago, as in 15m
+    #[arg(long, value_name = "TIME|DURATION", conflicts_with_all = ["from", "from_now"], value_parser = parse_from_time)]
+    pub(crate) from_time: Option<FromTime>,
+
+    /// Begin with a snapshot: of what is there, only the latest event of each key, and none of deleted keys
+    #[arg(long, conflicts_with_all = ["from", "from_now", "from_time"])]
+    pub(crate) snapshot: bool,
+
+    /// Go on in the middle of the snapshot of this seq, with --from; a run that ends there says how
+    #[arg(long, value_name = "SEQ", requires = "from", conflicts_with_all = ["snapshot", "from_now", "from_time"],
+          value_parser = parse_snapshot_seq)]
+    pub(crate) snapshot_of: Option<Seq>,
 
     /// End when everything that is there has come
     #[arg(long)]
@@ -534,20 +550,34 @@ pub(crate) struct SubscribeArgs {
     #[arg(long = "prefix", value_name = "PREFIX")]
     pub(crate) prefixes: Vec<String>,
 
-    /// Form of the JSON lines; only json is available in this release
-    #[arg(long, value_name = "FORM", default_value = "json")]
-    pub(crate) format: StreamFormat,
+    /// Form of the lines, one JSON object each
+    #[arg(long, value_name = "FORM")]
+    pub(crate) format: Option<StreamFormat>,
 
-    /// Show marks too: nothing at or below one is still to come
+    /// Add to each JSON line the event before it of the same key, as `before`; null when there is none
+    #[arg(long)]
+    pub(crate) before: bool,
+
+    /// Show marks too, as {"resolved":SEQ}: nothing at or below one is still to come
     #[arg(long)]
     pub(crate) resolved: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StreamFormat {
+    /// The event, as every command prints it
     Json,
+    /// CloudEvents 1.0, structured
     Cloudevents,
+    /// The envelope of Debezium, without schema: rows of the key before and after
     Debezium,
+}
+
+/// Where a subscription begins in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FromTime {
+    At(Timestamp),
+    Ago(Duration),
 }
 
 #[derive(Debug, Subcommand)]
@@ -675,6 +705,25 @@ fn parse_seq(text: &str) -> Result<Seq, String> {
     parse_number(text).map(Seq)
 }
 
+fn parse_snapshot_seq(text: &str) -> Result<Seq, String> {
+    match parse_seq(text)? {
+        Seq::ZERO => Err("must be the seq of a snapshot, 1 or more".to_owned()),
+        seq => Ok(seq),
+    }
+}
+
+fn parse_from_time(text: &str) -> Result<FromTime, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        return Ok(FromTime::Ago(ago));
+    }
+    let wrong =
+        "write a time with its zone, as in 2026-11-20T21:30:00Z, or how long ago, as in 15m, 2h or 3days";
+    let time: jiff::Timestamp = text.parse().map_err(|_not_a_time| wrong.to_owned())?;
+    let micros =
+        u64::try_from(time.as_microsecond()).map_err(|_negative| "must not be before 1970".to_owned())?;
+    Ok(FromTime::At(Timestamp(micros)))
+}
+
 fn parse_version(text: &str) -> Result<Version, String> {
     parse_number(text).map(Version)
 }
@@ -733,6 +782,59 @@ mod tests {
                 (cli.globals.key.as_deref(), cli.globals.payload.as_deref()),
                 (Some("Deep"), Some("x"))
             );
+        }
+    }
+
+    #[test]
+    fn a_subscription_begins_at_one_place() {
+        let begins = |flags: &str| {
+            let words = ["rdb-client", "subscribe"]
+                .into_iter()
+                .chain(flags.split_whitespace());
+            Cli::try_parse_from(words).is_ok()
+        };
+        for good in [
+            "",
+            "--from 3",
+            "--from-now",
+            "--from-time 15m",
+            "--snapshot",
+            "--snapshot-of 9 --from 0",
+            "--snapshot-of 9 --from 3",
+        ] {
+            assert!(begins(good), "{good}");
+        }
+        for wrong in [
+            "--from 3 --from-now",
+            "--from 3 --from-time 15m",
+            "--from-now --from-time 15m",
+            "--snapshot --from 0",
+            "--snapshot --from-now",
+            "--snapshot --from-time 15m",
+            "--snapshot --snapshot-of 9 --from 3",
+            "--snapshot-of 9",
+            "--snapshot-of 9 --from-now",
+            "--snapshot-of 0 --from 0",
+        ] {
+            assert!(!begins(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_time_has_a_zone_or_is_a_while_ago() {
+        let at = FromTime::At(Timestamp(1_795_210_200_500_000));
+        assert_eq!(parse_from_time("2026-11-20T21:30:00.5Z"), Ok(at));
+        assert_eq!(parse_from_time("2026-11-20T22:30:00.5+01:00"), Ok(at));
+        assert_eq!(parse_from_time("15m"), Ok(FromTime::Ago(Duration::from_mins(15))));
+        for wrong in [
+            "2026-11-20T21:30:00",
+            "2026-11-20",
+            "yesterday",
+            "-15m",
+            "1969-12-31T23:59:59Z",
+            "",
+        ] {
+            assert!(parse_from_time(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Late(String),
     /// A key without any event.
     NoEvents(String),
+    /// The server answered what cannot be used.
+    Answer(String),
     /// Standard output cannot be written.
     Output(io::Error),
 }
@@ -65,7 +67,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         let code = match self {
             _ if self.is_broken_pipe() => 0,
-            Self::Input(_) | Self::Output(_) => 1,
+            Self::Input(_) | Self::Answer(_) | Self::Output(_) => 1,
             Self::Usage(_) => 2,
             Self::NoEvents(_) => 3,
             Self::Late(_) => 5,
@@ -84,7 +86,7 @@ impl Failure {
             Self::Usage(_) | Self::Input(_) => ("INVALID_ARGUMENT", None),
             Self::Late(_) => ("DEADLINE_EXCEEDED", None),
             Self::NoEvents(_) => ("NOT_FOUND", Some(Reason::KeyNotFound.as_str())),
-            Self::Output(_) => ("INTERNAL", None),
+            Self::Answer(_) | Self::Output(_) => ("INTERNAL", None),
             Self::Call(call) => (call.error.code_name(), call.error.reason().map(Reason::as_str)),
         };
         let message = self.headline();
@@ -99,7 +101,9 @@ impl Failure {
 
     fn headline(&self) -> String {
         match self {
-            Self::Usage(message) | Self::Input(message) | Self::Late(message) => message.clone(),
+            Self::Usage(message) | Self::Input(message) | Self::Late(message) | Self::Answer(message) => {
+                message.clone()
+            }
             Self::NoEvents(key) => format!("key `{key}` has no events"),
             Self::Output(error) => format!("cannot write to standard output: {error}"),
             Self::Call(call) => call.headline(),
@@ -114,7 +118,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(_) => f.write_str("\n  see: rdb-client --help"),
             Self::NoEvents(_) => f.write_str("\n  see which keys there are:  rdb-client keys"),
-            Self::Input(_) | Self::Late(_) | Self::Output(_) => Ok(()),
+            Self::Input(_) | Self::Late(_) | Self::Answer(_) | Self::Output(_) => Ok(()),
             Self::Call(call) => {
                 if call.is_write {
                     write!(f, "\n  {}", happened(&call.error))?;

@@ -21,9 +21,17 @@ pub(crate) struct Follow {
     first_contact: Deadline,
     must_end: bool,
     was_open: bool,
-    interrupted_since: Option<Instant>,
+    trouble: Option<Trouble>,
     last_error: Option<Error>,
-    told: bool,
+    /// Whether the caller tells interruptions, instead of a line on standard error.
+    is_quiet: bool,
+}
+
+/// An interruption that has not ended.
+#[derive(Debug)]
+struct Trouble {
+    since: Instant,
+    is_told: bool,
 }
 
 impl Follow {
@@ -40,14 +48,25 @@ impl Follow {
             first_contact,
             must_end,
             was_open: false,
-            interrupted_since: None,
+            trouble: None,
             last_error: None,
-            told: false,
+            is_quiet: false,
         }
+    }
+
+    /// Hands interruptions that last on to the caller, as messages, instead of telling them.
+    pub(crate) const fn quiet(mut self, is_quiet: bool) -> Self {
+        self.is_quiet = is_quiet;
+        self
     }
 
     pub(crate) fn position(&self) -> Option<Seq> {
         self.subscription.position()
+    }
+
+    /// Up to here the stream is a snapshot; [`Seq::ZERO`] without one.
+    pub(crate) fn snapshot(&self) -> Seq {
+        self.subscription.snapshot().unwrap_or_default()
     }
 
     /// A message that is here already.
@@ -59,7 +78,7 @@ impl Follow {
         }
     }
 
-    /// The next message that is not an interruption. Cancel safe.
+    /// The next message; an interruption only when the caller tells those, and it lasts. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Message, Failure> {
         loop {
             let next = if self.was_open {
@@ -71,7 +90,11 @@ impl Follow {
                 return Err(self.no_contact());
             };
             match next.map_err(Failure::read(self.what))? {
-                Message::Interrupted(error) => self.interrupted(error)?,
+                Message::Interrupted(error) => {
+                    if let Some(message) = self.interrupted(error)? {
+                        return Ok(message);
+                    }
+                }
                 message @ (Message::Opened { .. }
                 | Message::Events(_)
                 | Message::Resolved { .. }
@@ -97,9 +120,13 @@ impl Follow {
         }
     }
 
-    fn interrupted(&mut self, error: Error) -> Result<(), Failure> {
-        let since = *self.interrupted_since.get_or_insert_with(clock::now);
-        let lasted = clock::now().saturating_duration_since(since);
+    /// What the caller is to tell, if it is.
+    fn interrupted(&mut self, error: Error) -> Result<Option<Message>, Failure> {
+        let trouble = self.trouble.get_or_insert_with(|| Trouble {
+            since: clock::now(),
+            is_told: false,
+        });
+        let lasted = clock::now().saturating_duration_since(trouble.since);
         let is_over = if self.was_open {
             self.must_end && lasted > PATIENCE
         } else {
@@ -108,20 +135,21 @@ impl Follow {
         if is_over {
             return Err(Failure::read(self.what)(error));
         }
-        if lasted > QUIET && !self.told {
-            self.told = true;
+        let is_news = lasted > QUIET && !trouble.is_told;
+        trouble.is_told |= is_news;
+        if is_news && !self.is_quiet {
             notice(format_args!("interrupted: {error}; trying again"));
         }
+        let message = (is_news && self.is_quiet).then(|| Message::Interrupted(error.clone()));
         self.last_error = Some(error);
-        Ok(())
+        Ok(message)
     }
 
     fn recovered(&mut self) {
         self.was_open = true;
-        if self.told {
+        let trouble = self.trouble.take();
+        if trouble.is_some_and(|trouble| trouble.is_told) && !self.is_quiet {
             notice(format_args!("connected again"));
         }
-        self.told = false;
-        self.interrupted_since = None;
     }
 }

@@ -5,6 +5,9 @@
 //! | `args.rs` | names, flags, environment and help; an interface that people script against |
 //! | `context.rs` | which server, how long, which key |
 //! | `output.rs` | what is written where; the shapes of JSON |
+//! | `formats/` | the forms of the lines of a stream: JSON, CloudEvents, Debezium |
+//! | `resume.rs` | how to go on with a stream that ended |
+//! | `table.rs`, `footer.rs`, `look.rs` | rows, the bottom line and colours of a terminal |
 //! | `failure.rs` | exit codes and the words of errors |
 //! | `write.rs`, `read.rs`, `subscribe.rs`, `import.rs`, `status.rs`, `admin.rs`, `bench/` | the commands |
 
@@ -15,12 +18,17 @@ mod completions;
 mod context;
 mod failure;
 mod follow;
+mod footer;
+mod formats;
 mod import;
 mod lines;
+mod look;
 mod output;
 mod read;
+mod resume;
 mod status;
 mod subscribe;
+mod table;
 mod write;
 
 use args::{Cli, Command};
@@ -41,7 +49,10 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
         }
     };
-    let mut output = Output::new(context::format(&cli.globals), cli.globals.no_color.is_some());
+    let mut output = Output::new(
+        context::format(&cli.globals),
+        is_set(cli.globals.no_color.as_deref()),
+    );
     if let Err(failure) = trace(&cli.globals.trace_level) {
         output.failure(&failure);
         return failure.exit_code();
@@ -57,6 +68,11 @@ fn main() -> ExitCode {
     // A thread that still waits for standard input must not keep the process.
     runtime.shutdown_background();
     code
+}
+
+/// As `no-color.org` has it: set, and not to nothing.
+fn is_set(no_color: Option<&str>) -> bool {
+    no_color.is_some_and(|value| !value.is_empty())
 }
 
 async fn run(cli: Cli, output: Output) -> ExitCode {

@@ -4,18 +4,21 @@
 
 use crate::args::Format;
 use crate::failure::Failure;
+use crate::look::{Look, Paint, escape};
+use crate::table::{Columns, Table};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use console::Term;
 use jiff::Timestamp as Time;
-use rdb_client::{Event, EventKind, KeyState, Receipt, Stored, Timestamp};
+use rdb_client::{Event, KeyState, Receipt, Stored, Timestamp};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write as _};
 
-/// Characters of a payload in a table on a terminal; more would wrap the line.
-const PREVIEW_CHARS_MAX: usize = 80;
+/// Width of a terminal that does not tell.
+const WIDTH_DEFAULT: usize = 80;
 /// Buffer before standard output; one system call writes many lines of a stream.
 const BUFFER_BYTES: usize = 64 << 10;
 
@@ -27,52 +30,27 @@ pub(crate) struct Output {
     /// The user asked for JSON, so programs read the errors too.
     has_json_errors: bool,
     is_terminal: bool,
-    has_color: bool,
-    /// Widest so far, so that the columns of a stream stay aligned.
-    widths: Widths,
-}
-
-#[derive(Debug, Default)]
-struct Widths {
-    seq: usize,
-    name: usize,
-    version: usize,
-    event_type: usize,
-}
-
-/// How a text looks on a terminal with colours.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Look {
-    Bold,
-    Dim,
-    Green,
-    Red,
-    Yellow,
-}
-
-impl Look {
-    const fn code(self) -> &'static str {
-        match self {
-            Self::Bold => "1",
-            Self::Dim => "2",
-            Self::Green => "32",
-            Self::Red => "31",
-            Self::Yellow => "33",
-        }
-    }
+    paint: Paint,
+    table: Table,
+    /// Whether the last line of the terminal is the footer.
+    has_footer: bool,
 }
 
 impl Output {
     pub(crate) fn new(format: Format, no_color: bool) -> Self {
         let stdout = io::stdout();
         let is_terminal = stdout.is_terminal();
+        let paint = Paint {
+            has_color: is_terminal && !no_color,
+        };
         Self {
             out: BufWriter::with_capacity(BUFFER_BYTES, stdout),
             format,
             has_json_errors: format == Format::Json,
             is_terminal,
-            has_color: is_terminal && !no_color,
-            widths: Widths::default(),
+            paint,
+            table: Table::new(paint),
+            has_footer: false,
         }
     }
 
@@ -91,6 +69,7 @@ impl Output {
 
     /// Writes one line of text.
     pub(crate) fn text(&mut self, line: fmt::Arguments<'_>) -> io::Result<()> {
+        self.clear_footer();
         self.out.write_fmt(line)?;
         self.out.write_all(b"\n")
     }
@@ -112,11 +91,36 @@ impl Output {
 
     /// Dresses a word for a terminal with colours; leaves it alone elsewhere.
     pub(crate) fn paint(&self, look: Look, text: impl fmt::Display) -> String {
-        let text = text.to_string();
-        if self.has_color && !text.is_empty() {
-            format!("\x1b[{}m{text}\x1b[0m", look.code())
-        } else {
-            text
+        self.paint.on(look, text)
+    }
+
+    /// Whether there is a bottom line to rewrite: not when anything of this goes elsewhere than to a terminal.
+    pub(crate) fn can_have_footer(&self) -> bool {
+        self.is_terminal && !self.is_json() && io::stderr().is_terminal()
+    }
+
+    /// Whether it is there.
+    pub(crate) const fn has_footer(&self) -> bool {
+        self.has_footer
+    }
+
+    /// Rewrites the bottom line, after what was written so far.
+    pub(crate) fn footer(&mut self, text: &str) -> io::Result<()> {
+        self.flush()?;
+        // The last column stays free: a full line would make some terminals begin another.
+        let text = escape(text);
+        let text = console::truncate_str(&text, width().saturating_sub(1), "…");
+        let text = self.paint.on(Look::Dim, text);
+        self.has_footer = true;
+        let mut stderr = io::stderr().lock();
+        write!(stderr, "\r\x1b[2K{text}").and_then(|()| stderr.flush())
+    }
+
+    /// Takes the bottom line away, so that something else can be written there.
+    pub(crate) fn clear_footer(&mut self) {
+        if std::mem::take(&mut self.has_footer) {
+            // Where it cannot be written, it did not come to be.
+            drop(io::stderr().write_all(b"\r\x1b[2K"));
         }
     }
 
@@ -147,51 +151,10 @@ impl Output {
         if self.is_json() {
             self.json(&EventJson::new(event))
         } else {
-            self.row(event, columns)
+            let width = self.is_terminal.then(width);
+            let row = self.table.row(event, columns, width);
+            self.text(format_args!("{row}"))
         }
-    }
-
-    fn row(&mut self, event: &Event, columns: Columns) -> io::Result<()> {
-        let name = match columns {
-            Columns::OfOneKey => String::new(),
-            Columns::OfManyKeys if event.name.collection.is_default() => format!("{}  ", event.name.key),
-            Columns::OfManyKeys => format!("{}  ", event.name),
-        };
-        let event_type = match (event.kind, event.event_type.as_str()) {
-            (EventKind::Write, "") => String::new(),
-            (EventKind::Write, name) => escape(name),
-            (EventKind::Delete, "") => "(deleted)".to_owned(),
-            (EventKind::Delete, name) => format!("(deleted) {}", escape(name)),
-        };
-        let seq = event.seq.to_string();
-        let version = format!("v{}", event.version);
-        let widths = &mut self.widths;
-        widths.seq = widths.seq.max(seq.len());
-        widths.name = widths.name.max(name.chars().count());
-        widths.version = widths.version.max(version.len());
-        widths.event_type = widths.event_type.max(event_type.chars().count());
-        let Widths {
-            seq: w_seq,
-            name: w_name,
-            version: w_version,
-            event_type: w_type,
-        } = *widths;
-        let seq = self.paint(Look::Dim, format_args!("{seq:>w_seq$}"));
-        let time = self.paint(Look::Dim, time_text(event.time));
-        let name = self.paint(Look::Bold, format_args!("{name:<w_name$}"));
-        let look = match event.kind {
-            EventKind::Write => Look::Green,
-            EventKind::Delete => Look::Red,
-        };
-        let event_type = self.paint(look, format_args!("{event_type:<w_type$}"));
-        let tags = match event.tags.as_slice() {
-            [] => String::new(),
-            tags => self.paint(Look::Yellow, format_args!("[{}]  ", escape(&tags.join(", ")))),
-        };
-        let limit = self.is_terminal.then_some(PREVIEW_CHARS_MAX);
-        let payload = preview(&event.payload, limit);
-        let line = format!("{seq}  {time}  {name}{version:<w_version$}  {event_type}  {tags}{payload}");
-        self.text(format_args!("{}", line.trim_end()))
     }
 
     /// Writes one event at length.
@@ -261,6 +224,7 @@ impl Output {
 
     /// Tells a failure to people on standard error, and to programs that read JSON.
     pub(crate) fn failure(&mut self, failure: &Failure) {
+        self.clear_footer();
         // Where even this cannot be written there is nobody left to tell; the exit code still says it.
         let is_told = self.has_json_errors && !matches!(failure, Failure::Output(_));
         let told = self.flush().and_then(|()| {
@@ -272,7 +236,7 @@ impl Output {
         drop(told);
         if !failure.is_broken_pipe() {
             let is_terminal = io::stderr().is_terminal();
-            let word = if is_terminal && self.has_color {
+            let word = if is_terminal && self.paint.has_color {
                 "\x1b[31merror:\x1b[0m"
             } else {
                 "error:"
@@ -282,11 +246,10 @@ impl Output {
     }
 }
 
-/// Which columns a table of events has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Columns {
-    OfOneKey,
-    OfManyKeys,
+/// Columns of the terminal.
+fn width() -> usize {
+    let size = Term::stdout().size_checked();
+    size.map_or(WIDTH_DEFAULT, |(_, columns)| usize::from(columns))
 }
 
 /// Writes a line to standard error.
@@ -302,21 +265,6 @@ pub(crate) fn time_text(time: Timestamp) -> String {
         .ok()
         .and_then(|us| Time::from_microsecond(us).ok());
     time.map_or_else(|| "time out of range".to_owned(), |time| format!("{time:.6}"))
-}
-
-/// On one line, without anything that a terminal would obey.
-fn preview(payload: &[u8], limit: Option<usize>) -> String {
-    let Ok(text) = std::str::from_utf8(payload) else {
-        return format!("<{} bytes>", payload.len());
-    };
-    let Some(limit) = limit else {
-        return escape(text);
-    };
-    let mut preview: String = text.chars().take(limit).collect();
-    if preview.len() < text.len() {
-        preview.push('…');
-    }
-    escape(&preview)
 }
 
 /// JSON objects and lists over several lines; `None` for anything else.
@@ -380,21 +328,6 @@ fn copy_string(chars: &mut impl Iterator<Item = char>, out: &mut String) {
 fn break_line(out: &mut String, depth: usize) {
     out.push('\n');
     out.push_str(&"  ".repeat(depth));
-}
-
-/// Makes control characters visible.
-fn escape(text: &str) -> String {
-    if text.chars().any(char::is_control) {
-        text.chars()
-            .flat_map(|c| {
-                let is_control = c.is_control();
-                let escaped = is_control.then(|| c.escape_default());
-                escaped.into_iter().flatten().chain((!is_control).then_some(c))
-            })
-            .collect()
-    } else {
-        text.to_owned()
-    }
 }
 
 /// An event, as every command prints it.
@@ -482,7 +415,7 @@ impl<'a> KeyJson<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdb_client::{EventId, KeyName, Seq, Version};
+    use rdb_client::{EventId, EventKind, KeyName, Seq, Version};
     use uuid::Uuid;
 
     fn event(payload: &'static [u8]) -> Event {
@@ -519,13 +452,6 @@ mod tests {
     fn a_time_always_has_six_digits_of_a_second() {
         assert_eq!(time_text(Timestamp(0)), "1970-01-01T00:00:00.000000Z");
         assert_eq!(time_text(Timestamp(u64::MAX)), "time out of range");
-    }
-
-    #[test]
-    fn a_preview_is_one_line_that_no_terminal_obeys() {
-        assert_eq!(preview(b"a\n\x1b[31mb", Some(80)), r"a\n\u{1b}[31mb");
-        assert_eq!(preview("ü".repeat(81).as_bytes(), Some(80)).chars().count(), 81);
-        assert_eq!(preview(b"\xff", None), "<1 bytes>");
     }
 
     #[test]

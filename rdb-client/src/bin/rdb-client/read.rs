@@ -3,7 +3,9 @@
 use crate::args::{HistoryArgs, KeysArgs, Level, ReadArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{Columns, EventJson, KeyJson, Look};
+use crate::look::Look;
+use crate::output::{EventJson, KeyJson};
+use crate::table::Columns;
 use crate::write::shell_word;
 use rdb_client::{Consistency, Error, HistoryOptions, KeyName, ReadOptions, Reason, Version};
 use rdb_proto::limits::LIST_KEYS_PAGE_MAX;

@@ -3,7 +3,8 @@
 use crate::args::StatusArgs;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{Look, Output, notice};
+use crate::look::Look;
+use crate::output::{Output, notice};
 use rdb_client::{SeatStatus, Status, clock};
 use std::io;
 use std::time::Duration;

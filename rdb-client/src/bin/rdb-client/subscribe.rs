@@ -1,15 +1,24 @@
 //! `subscribe` and `export`.
 
-use crate::args::{ExportArgs, StreamFormat, SubscribeArgs};
+use crate::args::{ExportArgs, Format, FromTime, StreamFormat, SubscribeArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::follow::Follow;
-use crate::output::{Columns, EventJson, Look, Output, notice};
-use rdb_client::clock::Deadline;
-use rdb_client::{Event, EventBatch, Filter, Message, Seq, Start};
+use crate::footer::Footer;
+use crate::formats::{LineForm, Origin};
+use crate::look::Look;
+use crate::output::{EventJson, Output, notice};
+use crate::resume::{self, Place};
+use crate::table::Columns;
+use rdb_client::clock::{self, Deadline, wall_time};
+use rdb_client::{Change, Event, EventBatch, Filter, Message, Seq, Start, Timestamp};
 use serde::Serialize;
 use std::io;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Least time between two looks of the bottom line while nothing else is written.
+const FOOTER_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Serialize)]
 struct ResolvedLine {
@@ -18,42 +27,72 @@ struct ResolvedLine {
 
 /// What a subscription shows, and when it ends.
 struct Show {
+    /// `None` is a table for people.
+    form: Option<LineForm>,
+    origin: Origin,
     key: Option<String>,
     resolved: bool,
     until_caught_up: bool,
-    left: u64,
+    left: Option<u64>,
     last_mark: Option<Seq>,
     /// Seq with which the next run goes on.
     resume: Option<Seq>,
+    footer: Option<Bottom>,
+}
+
+/// The bottom line of a terminal, and when it was written.
+struct Bottom {
+    footer: Footer,
+    written: Instant,
 }
 
 pub(crate) async fn subscribe(context: &mut Context, args: SubscribeArgs) -> Result<(), Failure> {
-    refuse_what_is_to_come(&args)?;
-    if context.globals.output.is_none() && !context.output.is_terminal() {
+    if args.name.is_some() {
+        let refused = "--name: named subscriptions are not available in this release";
+        return Err(Failure::Usage(refused.to_owned()));
+    }
+    let form = form(context, &args)?;
+    if form.is_some() {
         context.output.switch_to_json();
     }
-    let start = if args.from_now {
-        Start::Now
-    } else {
-        Start::After(args.from)
-    };
+    let start = start(&args);
     let filter = filter(context, &args)?;
-    let mut show = Show {
-        key: context.globals.key.clone(),
-        resolved: args.resolved,
-        until_caught_up: args.until_caught_up,
-        left: args.limit.unwrap_or(u64::MAX),
-        last_mark: None,
-        resume: (!args.from_now).then_some(args.from),
-    };
-    let must_end = args.until_caught_up || args.limit.is_some();
-    let subscription = context.client().subscribe(start, filter);
+    let mut subscription = context.client().subscribe(start, filter);
+    if form.is_some_and(LineForm::needs_before) {
+        subscription = subscription.with_before();
+    }
+    if args.snapshot {
+        subscription = subscription.with_snapshot();
+    }
+    if let Some(seq) = args.snapshot_of {
+        subscription = subscription.with_snapshot_of(seq);
+    }
+    let has_footer = context.output.can_have_footer();
     let mut follow = Follow::new(
         subscription,
         "subscribe",
         context.deadline(),
         args.until_caught_up,
-    );
+    )
+    .quiet(has_footer);
+    let mut show = Show {
+        form,
+        origin: Origin::default(),
+        key: context.globals.key.clone(),
+        resolved: args.resolved,
+        until_caught_up: args.until_caught_up,
+        left: args.limit,
+        last_mark: None,
+        resume: match start {
+            Start::After(seq) => Some(seq),
+            Start::Now | Start::At(_) => None,
+        },
+        footer: has_footer.then(|| Bottom {
+            footer: Footer::new(clock::now()),
+            written: clock::now(),
+        }),
+    };
+    let must_end = args.until_caught_up || args.limit.is_some();
     let deadline = context.explicit_deadline();
     let mut stop = Stop::listen()?;
     let ended = tokio::select! {
@@ -61,6 +100,7 @@ pub(crate) async fn subscribe(context: &mut Context, args: SubscribeArgs) -> Res
         () = passed(deadline) => Ok(Ended::Late),
         () = stop.asked() => Ok(Ended::Asked),
     };
+    context.output.clear_footer();
     context.output.flush()?;
     let is_missed = match ended? {
         Ended::Done => return Ok(()),
@@ -77,20 +117,42 @@ pub(crate) async fn subscribe(context: &mut Context, args: SubscribeArgs) -> Res
     Ok(())
 }
 
+/// Lines for programs, or `None` for a table: people on a terminal get one unless they ask for lines.
+fn form(context: &Context, args: &SubscribeArgs) -> Result<Option<LineForm>, Failure> {
+    let wants_lines = args.format.is_some() || args.before;
+    let is_table = match context.globals.output {
+        Some(Format::Text) if wants_lines => {
+            let refused = "--format and --before are for lines of JSON: leave -o text out";
+            return Err(Failure::Usage(refused.to_owned()));
+        }
+        Some(Format::Text) => true,
+        Some(Format::Json) => false,
+        None => context.output.is_terminal() && !wants_lines,
+    };
+    let format = args.format.unwrap_or(StreamFormat::Json);
+    if args.before && format == StreamFormat::Cloudevents {
+        let refused = "--before: a CloudEvent has no place for it; ask for --format debezium or json";
+        return Err(Failure::Usage(refused.to_owned()));
+    }
+    Ok((!is_table).then(|| LineForm::new(format, args.before)))
+}
+
+fn start(args: &SubscribeArgs) -> Start {
+    match args.from_time {
+        _ if args.from_now => Start::Now,
+        None => Start::After(args.from),
+        Some(FromTime::At(time)) => Start::At(time),
+        Some(FromTime::Ago(ago)) => {
+            let ago = u64::try_from(ago.as_micros()).unwrap_or(u64::MAX);
+            Start::At(Timestamp(wall_time().get().saturating_sub(ago)))
+        }
+    }
+}
+
 enum Ended {
     Done,
     Asked,
     Late,
-}
-
-fn refuse_what_is_to_come(args: &SubscribeArgs) -> Result<(), Failure> {
-    let refused = match (&args.name, args.format) {
-        (Some(_), _) => "--name: named subscriptions are",
-        (None, StreamFormat::Cloudevents) => "--format cloudevents is",
-        (None, StreamFormat::Debezium) => "--format debezium is",
-        (None, StreamFormat::Json) => return Ok(()),
-    };
-    Err(Failure::Usage(format!("{refused} not available in this release")))
 }
 
 fn filter(context: &Context, args: &SubscribeArgs) -> Result<Filter, Failure> {
@@ -113,14 +175,16 @@ fn filter(context: &Context, args: &SubscribeArgs) -> Result<Filter, Failure> {
 
 impl Show {
     async fn run(&mut self, follow: &mut Follow, output: &mut Output) -> Result<(), Failure> {
-        while self.left > 0 {
+        while self.left != Some(0) {
             // What is already here is written in one go; before a wait, everything must be seen.
             let message = if let Some(message) = follow.ready() {
                 message?
             } else {
                 output.flush()?;
+                self.look(output)?;
                 follow.next().await?
             };
+            self.origin.snapshot = follow.snapshot();
             if self.show(message, output)? {
                 break;
             }
@@ -130,8 +194,14 @@ impl Show {
 
     /// Tells whether this was the end.
     fn show(&mut self, message: Message, output: &mut Output) -> Result<bool, Failure> {
+        if let Some(bottom) = &mut self.footer {
+            bottom.footer.hear(&message);
+        }
         match message {
-            Message::Opened { after, .. } => self.resume = self.resume.or(Some(after)),
+            Message::Opened { database_id, after } => {
+                self.origin.database_id = database_id;
+                self.resume = self.resume.or(Some(after));
+            }
             Message::Events(batch) => self.events(&batch, output)?,
             Message::Resolved { seq, .. } => self.mark(seq, output)?,
             Message::CaughtUp { seq } => {
@@ -144,21 +214,50 @@ impl Show {
             Message::FellBehind { seq } => {
                 tracing::info!(%seq, "this subscriber is slower than the writers");
             }
-            Message::Interrupted(error) => tracing::debug!(%error, "interrupted"),
+            // The bottom line tells it.
+            Message::Interrupted(_) => {}
         }
         Ok(false)
     }
 
     fn events(&mut self, batch: &EventBatch, output: &mut Output) -> Result<(), Failure> {
-        for event in batch.decode().map_err(Failure::read("subscribe"))? {
-            if self.left == 0 {
+        for change in batch.changes().map_err(Failure::read("subscribe"))? {
+            if self.left == Some(0) {
                 break;
             }
-            if self.wants(&event) {
-                output.event(&event, Columns::OfManyKeys)?;
-                self.left = self.left.saturating_sub(1);
+            if self.wants(&change.event) {
+                self.change(&change, output)?;
+                self.left = self.left.map(|left| left.saturating_sub(1));
             }
-            self.resume = Some(event.seq);
+            self.resume = Some(change.event.seq);
+            if let Some(bottom) = &mut self.footer {
+                bottom.footer.came_to(change.event.time);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the bottom line again when it is gone, or old.
+    fn look(&mut self, output: &mut Output) -> io::Result<()> {
+        let Some(bottom) = &mut self.footer else {
+            return Ok(());
+        };
+        let now = clock::now();
+        if output.has_footer() && now.saturating_duration_since(bottom.written) < FOOTER_INTERVAL {
+            return Ok(());
+        }
+        bottom.written = now;
+        output.footer(&bottom.footer.text(now, wall_time()))
+    }
+
+    fn change(&self, change: &Change, output: &mut Output) -> Result<(), Failure> {
+        match self.form {
+            None => output.event(&change.event, Columns::OfManyKeys)?,
+            Some(form) => {
+                let mut line = form.line(change, &self.origin)?;
+                line.push(b'\n');
+                output.bytes(&line)?;
+            }
         }
         Ok(())
     }
@@ -179,9 +278,17 @@ impl Show {
     }
 
     fn say_how_to_resume(&self) {
-        if let Some(seq) = self.resume {
-            notice(format_args!("go on with: rdb-client subscribe --from {seq}"));
-        }
+        let Some(seq) = self.resume else { return };
+        let words: Vec<String> = std::env::args_os()
+            .skip(1)
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
+        let place = Place {
+            seq,
+            snapshot: self.origin.snapshot,
+            left: self.left,
+        };
+        notice(format_args!("go on with: {}", resume::command(&words, place)));
     }
 }
 

@@ -1,7 +1,8 @@
 //! What was measured, counted by each client and added up.
 
 use crate::failure::Failure;
-use crate::output::{Look, Output};
+use crate::look::Look;
+use crate::output::Output;
 use hdrhistogram::Histogram;
 use rdb_client::Error;
 use serde::Serialize;
