@@ -343,6 +343,70 @@ async fn a_subscription_from_now_keeps_its_place_over_a_broken_stream() {
     assert_eq!(fake.state().subscribed_after, [None, Some(1)]);
 }
 
+/// The promise: another node is asked for what comes after the last event, or the last mark when no event passed.
+/// Red when a mark does not move the position, or the node that broke off is asked again.
+#[tokio::test]
+async fn a_subscription_goes_on_at_another_node_after_its_last_event_or_mark() {
+    let fakes = [Fake::start(), Fake::start()];
+    for name in ["a", "b", "a", "b", "a", "b"] {
+        write(&client(&fakes[0]), name, "x").await;
+    }
+    fakes[1].state().events = fakes[0].state().events.clone();
+    let client = Client::connect(fakes.each_ref().map(|fake| &fake.address)).unwrap();
+    let asked = || {
+        let mut asked: Vec<_> = fakes
+            .iter()
+            .map(|fake| std::mem::take(&mut fake.state().subscribed_after))
+            .collect();
+        asked.sort();
+        asked
+    };
+
+    let break_both = |after| {
+        for fake in &fakes {
+            fake.state().break_stream_after = Some(after);
+        }
+    };
+    break_both(4);
+    let mut subscription = client.subscribe(Start::After(Seq::ZERO), Filter::default());
+    let mut seqs = Vec::new();
+    loop {
+        let message = subscription.next().await.unwrap();
+        if let Message::Events(batch) = &message {
+            seqs.extend(batch.decode().unwrap().iter().map(|event| event.seq.get()));
+        }
+        if matches!(message, Message::CaughtUp { .. }) {
+            break;
+        }
+    }
+    assert_eq!(seqs, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(asked(), [[Some(0)], [Some(4)]]);
+    drop(subscription);
+
+    let filter = Filter {
+        key_prefixes: vec!["none".to_owned()],
+        ..Filter::default()
+    };
+    for fake in &fakes {
+        fake.state().break_stream_after = None;
+    }
+    let mut subscription = client.subscribe(Start::After(Seq::ZERO), filter);
+    while subscription.position() < Some(Seq(6)) {
+        subscription.next().await.unwrap();
+    }
+    break_both(0);
+    for fake in &fakes {
+        let mut state = fake.state();
+        let mut next = state.events[5].clone();
+        next.seq = 7;
+        state.events.push(next);
+    }
+    while subscription.position() < Some(Seq(7)) {
+        subscription.next().await.unwrap();
+    }
+    assert_eq!(asked(), [vec![Some(0), Some(6)], vec![Some(6)]]);
+}
+
 #[tokio::test]
 async fn a_position_of_another_database_or_ahead_of_it_is_an_error() {
     let fake = Fake::start();
