@@ -5,10 +5,11 @@ use prost_types::field_descriptor_proto::Type;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use std::path::PathBuf;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "rdb/v1/event.proto",
     "rdb/v1/data.proto",
     "rdb/v1/changes.proto",
+    "rdb/v1/subscriptions.proto",
     "rdb/v1/cluster.proto",
     "rdb/v1/admin.proto",
 ];

@@ -14,6 +14,7 @@ use rdb_proto::v1::admin_client::AdminClient;
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
+use rdb_proto::v1::subscriptions_client::SubscriptionsClient;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,6 +49,10 @@ impl Node {
 
     pub(crate) fn changes(&self) -> ChangesClient<Channel> {
         ChangesClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    pub(crate) fn subscriptions(&self) -> SubscriptionsClient<Channel> {
+        SubscriptionsClient::new(self.channel.clone())
     }
 
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {

@@ -309,6 +309,9 @@ const fn is_transient(reason: Reason) -> bool {
         | Reason::WrongDatabase
         | Reason::NodeUnknown
         | Reason::OrderRefused
+        | Reason::SubscriptionUnknown
+        | Reason::SubscriptionHeld
+        | Reason::ConsumerFenced
         | Reason::DataDamaged
         | Reason::Bug => false,
     }

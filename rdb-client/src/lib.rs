@@ -36,6 +36,7 @@ mod append_stream;
 #[doc(hidden)]
 pub mod clock;
 mod connect;
+mod consumer;
 mod error;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -52,6 +53,7 @@ mod write;
 pub use admin::MemberMove;
 pub use append_stream::{Appender, AppenderOptions, PendingAppend};
 pub use connect::Client;
+pub use consumer::{Consumer, ConsumerOptions, SubscriptionStatus};
 pub use error::Error;
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdOptions, node_addresses};

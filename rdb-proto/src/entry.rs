@@ -3,6 +3,7 @@
 //! The kind is a number of its own, so that later releases can add kinds; a kind that a release does not know is
 //! an error, never skipped.
 
+use crate::cursor::CursorChange;
 use crate::event::{EventError, StoredEvents};
 use crate::types::{Epoch, LogIndex, Membership, NodeId, Seq};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -28,13 +29,15 @@ pub enum EntryBody {
     EpochStart(Membership),
     /// Events of one append.
     Events(Arc<StoredEvents>),
+    /// A change of a named subscription: takes no number, so that acknowledging the stream does not feed it.
+    Cursor(Arc<CursorChange>),
 }
 
 impl Entry {
     /// Seqs of its events, first and last; `None` when it has none.
     pub fn seqs(&self) -> Option<(Seq, Seq)> {
         match &self.body {
-            EntryBody::EpochStart(_) => None,
+            EntryBody::EpochStart(_) | EntryBody::Cursor(_) => None,
             EntryBody::Events(events) => Some((events.first_seq, events.last_seq())),
         }
     }
@@ -47,6 +50,7 @@ impl Entry {
                 nodes.saturating_mul(8).saturating_add(MEMBERSHIP_BYTES_MIN)
             }
             EntryBody::Events(events) => events.encoded.len(),
+            EntryBody::Cursor(change) => change.encode().len(),
         }
     }
 }
@@ -57,6 +61,7 @@ impl fmt::Display for Entry {
         match &self.body {
             EntryBody::EpochStart(membership) => write!(f, "epoch-start config {}", membership.number),
             EntryBody::Events(events) => write!(f, "{events:?}"),
+            EntryBody::Cursor(change) => write!(f, "{change}"),
         }
     }
 }
@@ -69,6 +74,8 @@ pub enum EntryKind {
     EpochStart = 1,
     /// [`EntryBody::Events`].
     Events = 2,
+    /// [`EntryBody::Cursor`].
+    Cursor = 3,
 }
 
 /// Bytes that are not the body of an entry.
@@ -83,6 +90,9 @@ pub enum EntryError {
     /// A membership that cannot be read.
     #[error("membership of an epoch-start entry is cut short")]
     Membership,
+    /// A change of a cursor that cannot be read.
+    #[error("change of a named subscription cannot be read")]
+    Cursor,
 }
 
 impl EntryKind {
@@ -94,6 +104,7 @@ impl EntryKind {
         match number {
             1 => Ok(Self::EpochStart),
             2 => Ok(Self::Events),
+            3 => Ok(Self::Cursor),
             unknown => Err(EntryError::UnknownKind(unknown)),
         }
     }
@@ -103,6 +114,7 @@ impl EntryKind {
         match self {
             Self::EpochStart => 1,
             Self::Events => 2,
+            Self::Cursor => 3,
         }
     }
 }
@@ -115,6 +127,7 @@ impl EntryBody {
         match self {
             Self::EpochStart(_) => EntryKind::EpochStart,
             Self::Events(_) => EntryKind::Events,
+            Self::Cursor(_) => EntryKind::Cursor,
         }
     }
 
@@ -123,6 +136,7 @@ impl EntryBody {
         match self {
             Self::EpochStart(membership) => encode_membership(membership),
             Self::Events(events) => events.encoded.clone(),
+            Self::Cursor(change) => change.encode(),
         }
     }
 
@@ -134,6 +148,10 @@ impl EntryBody {
         match kind {
             EntryKind::EpochStart => decode_membership(encoded).map(Self::EpochStart),
             EntryKind::Events => Ok(Self::Events(Arc::new(StoredEvents::decode(encoded)?))),
+            EntryKind::Cursor => {
+                let change = CursorChange::decode(encoded).ok_or(EntryError::Cursor)?;
+                Ok(Self::Cursor(Arc::new(change)))
+            }
         }
     }
 }
@@ -179,6 +197,7 @@ fn decode_membership(mut bytes: Bytes) -> Result<Membership, EntryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cursor::CursorAct;
 
     #[test]
     fn round_trip_of_an_epoch_start() {
@@ -216,9 +235,33 @@ mod tests {
     }
 
     #[test]
+    fn the_size_of_a_body_is_foreseen() {
+        let membership = Membership {
+            number: 3,
+            members: vec![NodeId(1), NodeId(2)],
+            previous: vec![NodeId(9)],
+        };
+        let change = CursorChange {
+            name: "mails".to_owned(),
+            act: CursorAct::Seek { position: Seq(700) },
+        };
+        for body in [
+            EntryBody::EpochStart(membership),
+            EntryBody::Cursor(Arc::new(change)),
+        ] {
+            let entry = Entry {
+                index: LogIndex(1),
+                epoch: Epoch::ZERO,
+                body,
+            };
+            assert_eq!(entry.body_bytes(), entry.body.encode().len());
+        }
+    }
+
+    #[test]
     fn an_unknown_kind_is_an_error() {
         assert_eq!(EntryKind::from_number(9), Err(EntryError::UnknownKind(9)));
-        for kind in [EntryKind::EpochStart, EntryKind::Events] {
+        for kind in [EntryKind::EpochStart, EntryKind::Events, EntryKind::Cursor] {
             assert_eq!(EntryKind::from_number(kind.number()), Ok(kind));
         }
     }

@@ -10,10 +10,12 @@
 //! | [`live`] | what a node says of itself in etcd, by which clients find it |
 //! | [`reason`] | the closed list of error reasons: code, whether anything happened, what to do |
 //! | [`convert`] | wire types to words and back |
+//! | [`cursor`] | cursors of named subscriptions, and what changes them |
 //! | [`v1`] | the generated gRPC code |
 //! | [`member`] | the generated gRPC code of what nodes say to each other |
 
 pub mod convert;
+pub mod cursor;
 pub mod entry;
 pub mod event;
 pub mod glance;

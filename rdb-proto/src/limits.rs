@@ -41,6 +41,9 @@ pub const MESSAGE_BYTES_MAX: usize = 2 * APPEND_BYTES_MAX;
 /// Most values in one part of a subscription's filter.
 pub const FILTER_VALUES_MAX: usize = 64;
 
+/// Longest name of a subscription, in bytes of UTF-8.
+pub const SUBSCRIPTION_NAME_BYTES_MAX: usize = 256;
+
 /// Most keys in a page of a key listing.
 pub const LIST_KEYS_PAGE_MAX: usize = 1_000;
 

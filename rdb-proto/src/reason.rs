@@ -94,6 +94,12 @@ reasons! {
     NodeUnknown = "NODE_UNKNOWN", NotFound, No, "`rdb-client status` names the nodes";
     /// An operator's order makes no sense as things are.
     OrderRefused = "ORDER_REFUSED", FailedPrecondition, No, "look at `rdb-client admin members`, and decide again";
+    /// No subscription has the name. Metadata: `name`.
+    SubscriptionUnknown = "SUBSCRIPTION_UNKNOWN", NotFound, No, "`rdb-client subscriptions list` names them";
+    /// Another consumer has the named subscription. Metadata: `name`, `consumer`.
+    SubscriptionHeld = "SUBSCRIPTION_HELD", FailedPrecondition, No, "claim it again later, or wait with the claim";
+    /// Another consumer has taken the named subscription over. Metadata: `name`, `generation`.
+    ConsumerFenced = "CONSUMER_FENCED", FailedPrecondition, No, "stop: what was not acknowledged comes to another consumer";
     /// A broken promise of the program itself. Metadata: none.
     Bug = "BUG", Internal, Maybe, "please report it with the server's log";
 }

@@ -91,6 +91,15 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How long a position that the database has handed out, and not resolved yet, is waited for.
 pub const RESOLVE_WAIT: Duration = Duration::from_secs(5);
 
+/// A consumer of a named subscription that says nothing for so long may be replaced.
+pub const CONSUMER_HEARD_FOR: Duration = Duration::from_secs(6);
+
+/// Longest time that a claim of a name waits for the consumer that has it.
+pub const CLAIM_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Named subscriptions that one seat keeps: all of them are in memory.
+pub const SUBSCRIPTION_NAMES_MAX: usize = 10_000;
+
 /// How long the resolved mark may stay below a seq that was handed out before the seat that holds it is named.
 pub const HELD_AFTER: Duration = Duration::from_secs(1);
 

@@ -93,6 +93,10 @@ sabotages! {
     OwnConfigIgnored = "own_config_ignored";
     /// Numbers are asked for of a coordinator that may have been rolled back (rule 6.5).
     RollbackUnguarded = "rollback_unguarded";
+    /// A consumer that was replaced goes on moving the position (section 7).
+    ConsumerUnfenced = "consumer_unfenced";
+    /// Cursors are forgotten with the process (section 7).
+    CursorsNotRecovered = "cursors_not_recovered";
     /// The change stream takes a seat's next entry before another seat's earlier one (section 7).
     MergeBySeat = "merge_by_seat";
     /// Events of seats elsewhere are shown without waiting for what may come before them (section 7).

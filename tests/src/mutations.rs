@@ -88,6 +88,18 @@ pub const MUTATIONS: &[Mutation] = &[
         "the_stream_is_complete_from_any_start_and_marks_are_never_contradicted",
     ),
     mutation(
+        "consumer_unfenced",
+        "one consumer at a time",
+        "subscriptions",
+        "whoever_takes_a_name_over_fences_who_had_it",
+    ),
+    mutation(
+        "cursors_not_recovered",
+        "a named subscription goes on",
+        "subscriptions",
+        "a_position_that_was_acknowledged_survives",
+    ),
+    mutation(
         "merge_by_seat",
         "one order over all seats",
         "stream",

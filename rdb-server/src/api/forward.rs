@@ -13,6 +13,7 @@ use rdb_proto::v1::admin_client::AdminClient;
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
+use rdb_proto::v1::subscriptions_client::SubscriptionsClient;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::io;
@@ -57,6 +58,10 @@ impl Peers {
 
     pub(super) fn admin(&self, address: &str) -> Result<AdminClient<Channel>, CallError> {
         Ok(AdminClient::new(self.channel(address)?))
+    }
+
+    pub(super) fn subscriptions(&self, address: &str) -> Result<SubscriptionsClient<Channel>, CallError> {
+        Ok(SubscriptionsClient::new(self.channel(address)?))
     }
 
     /// Over a connection of its own: a subscriber that is slow holds up nobody else's answers.

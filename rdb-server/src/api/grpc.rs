@@ -10,6 +10,7 @@ use rdb_proto::v1::admin_server::AdminServer;
 use rdb_proto::v1::changes_server::ChangesServer;
 use rdb_proto::v1::cluster_server::ClusterServer;
 use rdb_proto::v1::data_server::DataServer;
+use rdb_proto::v1::subscriptions_server::SubscriptionsServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ pub async fn serve(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<DataServer<Api>>().await;
     reporter.set_serving::<ChangesServer<Api>>().await;
+    reporter.set_serving::<SubscriptionsServer<Api>>().await;
     reporter.set_serving::<ClusterServer<Api>>().await;
     reporter.set_serving::<AdminServer<Api>>().await;
     let reflection = || {
@@ -50,6 +52,7 @@ pub async fn serve(
         .layer(undecodable::layer())
         .add_service(api.data())
         .add_service(api.changes())
+        .add_service(api.subscriptions())
         .add_service(api.cluster())
         .add_service(api.admin())
         .add_service(node.member_service())
@@ -66,6 +69,7 @@ pub async fn serve(
             "",
             "rdb.v1.Data",
             "rdb.v1.Changes",
+            "rdb.v1.Subscriptions",
             "rdb.v1.Cluster",
             "rdb.v1.Admin",
         ] {

@@ -11,6 +11,7 @@ pub mod http;
 mod read;
 mod status;
 mod subscribe;
+mod subscriptions;
 mod undecodable;
 mod write;
 
@@ -23,6 +24,7 @@ use rdb_proto::v1::admin_server::{Admin, AdminServer};
 use rdb_proto::v1::changes_server::{Changes, ChangesServer};
 use rdb_proto::v1::cluster_server::{Cluster, ClusterServer};
 use rdb_proto::v1::data_server::{Data, DataServer};
+use rdb_proto::v1::subscriptions_server::{Subscriptions, SubscriptionsServer};
 use tonic::{Request, Response, Status, Streaming};
 
 /// The services of one node.
@@ -51,6 +53,11 @@ impl Api {
     /// The change stream.
     pub fn changes(&self) -> ChangesServer<Self> {
         ChangesServer::new(self.clone()).max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Named subscriptions.
+    pub fn subscriptions(&self) -> SubscriptionsServer<Self> {
+        SubscriptionsServer::new(self.clone())
     }
 
     /// What the database looks like.
@@ -137,6 +144,50 @@ impl Changes for Api {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         self.call(Method::Subscribe, subscribe::subscribe(self, request))
+            .await
+    }
+}
+
+#[tonic::async_trait]
+impl Subscriptions for Api {
+    async fn claim(&self, request: Request<v1::ClaimRequest>) -> Result<Response<v1::ClaimResponse>, Status> {
+        self.call(Method::Claim, subscriptions::claim(self, request))
+            .await
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<v1::AcknowledgeRequest>,
+    ) -> Result<Response<v1::AcknowledgeResponse>, Status> {
+        self.call(Method::Acknowledge, subscriptions::acknowledge(self, request))
+            .await
+    }
+
+    async fn release(
+        &self,
+        request: Request<v1::ReleaseRequest>,
+    ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        self.call(Method::Release, subscriptions::release(self, request))
+            .await
+    }
+
+    async fn seek(&self, request: Request<v1::SeekRequest>) -> Result<Response<v1::SeekResponse>, Status> {
+        self.call(Method::Seek, subscriptions::seek(self, request)).await
+    }
+
+    async fn forget(
+        &self,
+        request: Request<v1::ForgetRequest>,
+    ) -> Result<Response<v1::ForgetResponse>, Status> {
+        self.call(Method::Forget, subscriptions::forget(self, request))
+            .await
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListSubscriptionsRequest>,
+    ) -> Result<Response<v1::ListSubscriptionsResponse>, Status> {
+        self.call(Method::ListSubscriptions, subscriptions::list(self, request))
             .await
     }
 }

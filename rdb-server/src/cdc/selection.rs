@@ -69,7 +69,10 @@ impl Selection {
                 Some(before) => Some(before),
                 None => seat.before(&event, frame.index)?,
             };
-            let change = before.map_or(encoded.clone(), |before| with_before(&encoded, &before));
+            let change = match before {
+                Some(before) => with_before(&encoded, &before),
+                None => encoded,
+            };
             passed.push((event.seq, change));
         }
         Ok(passed)

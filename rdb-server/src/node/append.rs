@@ -124,7 +124,8 @@ impl PendingAppend {
                 seat: self.seat,
                 refusal,
             }),
-            Outcome::Unknown => Err(NodeError::Unknown(first_id)),
+            // An append is never answered as a change of a cursor.
+            Outcome::Changed(_) | Outcome::Unknown => Err(NodeError::Unknown(first_id)),
         }
     }
 }

@@ -9,6 +9,7 @@ use rdb_proto::reason::Reason;
 use rdb_proto::types::{EventId, KeyName, SeatId, Seq};
 use std::path::PathBuf;
 use thiserror::Error;
+use uuid::Uuid;
 
 /// Why a request was refused, or failed. [`NodeError::reason`] says whether anything happened.
 #[derive(Debug, Error)]
@@ -48,6 +49,28 @@ pub enum NodeError {
     /// This node has no member of the seat.
     #[error("seat {0} has no member on this node")]
     NotHere(SeatId),
+    /// No subscription has the name.
+    #[error("no subscription is named `{0}`")]
+    SubscriptionUnknown(String),
+    /// Another consumer has the named subscription, and was heard lately.
+    #[error("subscription `{name}` is held by consumer {consumer}")]
+    SubscriptionHeld {
+        /// Its name.
+        name: String,
+        /// Who has it.
+        consumer: Uuid,
+    },
+    /// Another consumer has taken the named subscription over, or its position was set.
+    #[error("subscription `{name}` was taken over: its generation is {generation} now")]
+    ConsumerFenced {
+        /// Its name.
+        name: String,
+        /// Its generation.
+        generation: u64,
+    },
+    /// A change of a named subscription may have happened or not; asking again does no harm.
+    #[error("seat {0} was lost: whether the subscription was changed is not known")]
+    ChangeUnknown(SeatId),
     /// No node has the name.
     #[error("no node is named `{0}`")]
     UnknownNode(String),
@@ -171,7 +194,10 @@ impl NodeError {
                 Reason::OrderRefused
             }
             // An order may be written down all the same; asking again does no harm.
-            Self::NotOrdered(_) | Self::Unknown(_) => Reason::OutcomeUnknown,
+            Self::NotOrdered(_) | Self::Unknown(_) | Self::ChangeUnknown(_) => Reason::OutcomeUnknown,
+            Self::SubscriptionUnknown(_) => Reason::SubscriptionUnknown,
+            Self::SubscriptionHeld { .. } => Reason::SubscriptionHeld,
+            Self::ConsumerFenced { .. } => Reason::ConsumerFenced,
             Self::Overloaded(_)
             | Self::Refused {
                 refusal: Refusal::Overloaded,
@@ -215,7 +241,16 @@ impl NodeError {
                 seat,
                 refusal: Refusal::Overloaded,
             } => overloaded(format!("seat {seat}")),
-            Self::Refused { seat, .. } | Self::NotHere(seat) => vec![("seat", seat.to_string())],
+            Self::Refused { seat, .. } | Self::NotHere(seat) | Self::ChangeUnknown(seat) => {
+                vec![("seat", seat.to_string())]
+            }
+            Self::SubscriptionUnknown(name) => vec![("name", name.clone())],
+            Self::SubscriptionHeld { name, consumer } => {
+                vec![("name", name.clone()), ("consumer", consumer.to_string())]
+            }
+            Self::ConsumerFenced { name, generation } => {
+                vec![("name", name.clone()), ("generation", generation.to_string())]
+            }
             Self::UnknownNode(node) => vec![("node", node.clone())],
             Self::Address(address) => vec![("address", address.clone())],
             Self::Overloaded(queue) => overloaded((*queue).to_owned()),

@@ -1,6 +1,7 @@
 //! What the surfaces hold: the node's seats and what they share. What is asked of it stands in [`super::append`],
 //! [`super::read`], [`super::subscribe`], [`super::route`] and [`super::slots`].
 
+use super::cursors::Consumers;
 use super::error::NodeError;
 use super::holding;
 use super::members::{Members, SeatMap};
@@ -72,6 +73,8 @@ pub(super) struct Shared {
     pub(super) marks: Arc<Marks>,
     /// Since when the change stream stands still.
     pub(super) held: watch::Sender<Option<Instant>>,
+    /// Who consumes the named subscriptions that are led here.
+    pub(super) consumers: Consumers,
     telemetry: Arc<Telemetry>,
     transport: Transport,
     pub(super) tasks: Tasks,
@@ -94,6 +97,7 @@ impl Shared {
             seats: members.seats(),
             marks: Arc::clone(&rooms.marks),
             held: watch::Sender::new(None),
+            consumers: Consumers::default(),
             telemetry: Arc::clone(&rooms.telemetry),
             transport: rooms.transport.clone(),
             tasks: Tasks::default(),

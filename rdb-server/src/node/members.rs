@@ -360,6 +360,8 @@ fn membership_up_to(
         .map_err(|error| log.damaged_body(run.first, &error))?;
     match entry.body {
         EntryBody::EpochStart(membership) => Ok(membership),
-        EntryBody::Events(_) => Err(log.damaged_body(run.first, &"an epoch begins with events")),
+        EntryBody::Events(_) | EntryBody::Cursor(_) => {
+            Err(log.damaged_body(run.first, &"an epoch does not begin with its members"))
+        }
     }
 }

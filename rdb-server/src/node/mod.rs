@@ -4,6 +4,7 @@
 mod append;
 mod change;
 mod cluster;
+mod cursors;
 mod error;
 mod guarding;
 mod handle;
@@ -25,6 +26,7 @@ pub mod telemetry;
 pub use crate::cdc::{Filter, Gather, Message, Part, Run, Selection, Start, Subscription};
 pub use crate::protocol::KeyState;
 pub use append::PendingAppend;
+pub use cursors::{Claim, NamedCursor};
 pub use error::NodeError;
 pub use guarding::MemoryError;
 pub use handle::Handle;

@@ -105,7 +105,7 @@ impl Handle {
     }
 
     /// Waits until the seat's index shows what `at` asks for; returns how far the answer is complete.
-    async fn catch_up(&self, seat: &SeatHandle, at: At) -> Result<Seq, NodeError> {
+    pub(super) async fn catch_up(&self, seat: &SeatHandle, at: At) -> Result<Seq, NodeError> {
         let resolved = seat.view.borrow().resolved;
         let (index, as_of) = match at {
             At::Local => (self.shared.marks.committed(seat.position), resolved),

@@ -25,6 +25,12 @@ pub enum Method {
     History,
     ListKeys,
     Subscribe,
+    Claim,
+    Acknowledge,
+    Release,
+    Seek,
+    Forget,
+    ListSubscriptions,
     Status,
     Map,
     MoveSeat,
@@ -121,6 +127,7 @@ impl Telemetry {
             seat_resolved_seq: Family::default(),
         };
         this.register_node();
+        this.register_stream();
         this.register_seats();
         this
     }
@@ -152,16 +159,6 @@ impl Telemetry {
             self.events_committed.clone(),
         );
         r.register(
-            "events_streamed",
-            "Events sent to subscribers",
-            self.events_streamed.clone(),
-        );
-        r.register(
-            "subscribers",
-            "Change streams that are open",
-            self.subscribers.clone(),
-        );
-        r.register(
             "connections",
             "Connections to the gRPC port that are open",
             self.connections.clone(),
@@ -183,6 +180,26 @@ impl Telemetry {
             self.log_written_bytes.clone(),
         );
         r.register(
+            "disk_free_bytes",
+            "Free bytes on the file system of DATA_DIR",
+            self.disk_free.clone(),
+        );
+    }
+
+    /// The table's part for the change stream.
+    fn register_stream(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "events_streamed",
+            "Events sent to subscribers",
+            self.events_streamed.clone(),
+        );
+        r.register(
+            "subscribers",
+            "Change streams that are open",
+            self.subscribers.clone(),
+        );
+        r.register(
             "counter_seq",
             "Last seq known to be handed out",
             self.counter_seq.clone(),
@@ -197,11 +214,6 @@ impl Telemetry {
             "How long the resolved mark has stood still although later seqs were handed out; 0 when it follows",
             Unit::Seconds,
             self.resolved_held_seconds.clone(),
-        );
-        r.register(
-            "disk_free_bytes",
-            "Free bytes on the file system of DATA_DIR",
-            self.disk_free.clone(),
         );
     }
 

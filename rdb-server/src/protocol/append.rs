@@ -90,7 +90,7 @@ impl Member {
     ) -> Result<LogIndex, super::LogEnd> {
         let newest = entries.iter().rev().find_map(|entry| match &entry.body {
             EntryBody::EpochStart(membership) => Some(membership.clone()),
-            EntryBody::Events(_) => None,
+            EntryBody::Events(_) | EntryBody::Cursor(_) => None,
         });
         let matched = self.log.follow(prev, entries, effects)?;
         assert!(

@@ -1,6 +1,6 @@
 //! What is committed, and the quorum arithmetic over W of N (rules 6.3.4, 6.3.5 and 6.3.8).
 
-use super::effect::{Effect, Outcome};
+use super::effect::Effect;
 use super::leader::Leader;
 use super::member::Member;
 use crate::sabotage::{self, Sabotage};
@@ -42,14 +42,11 @@ impl Leader {
             index: reached,
             entries,
         });
-        while let Some(reply) = self.replies.front()
-            && reply.index <= reached
-        {
+        while let Some(reply) = self.replies.pop_front_if(|reply| reply.index <= reached) {
             effects.push(Effect::Reply {
                 proposal: reply.proposal,
-                outcome: Outcome::Written(reply.written),
+                outcome: reply.outcome,
             });
-            self.replies.pop_front();
         }
     }
 

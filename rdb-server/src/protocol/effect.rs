@@ -37,6 +37,8 @@ pub struct Written {
 pub enum Outcome {
     /// Its events are committed.
     Written(Written),
+    /// The change of a cursor is committed, at this index: what came of it shows once that is applied.
+    Changed(LogIndex),
     /// An earlier attempt had stored them, all of them; in the order of the proposal's events.
     Duplicate(Vec<KnownEvent>),
     /// The expectation did not hold against this committed state; nothing happened.
@@ -189,6 +191,7 @@ impl fmt::Display for Outcome {
                     written.first_seq, written.first_version
                 )
             }
+            Self::Changed(index) => write!(f, "changed at {index}"),
             Self::Duplicate(known) => {
                 f.write_str("duplicate")?;
                 known

@@ -407,6 +407,7 @@ impl Fate {
             other @ (Outcome::Duplicate(_)
             | Outcome::Conflict(_)
             | Outcome::EventIdReused(_)
+            | Outcome::Changed(_)
             | Outcome::RetryTooOld(_)) => panic!("nothing is conditional here: {other}"),
         }
     }

@@ -272,6 +272,7 @@ impl Story {
                 self.conflicts += 1;
             }
             Outcome::EventIdReused(_) | Outcome::Unknown => {}
+            Outcome::Changed(index) => panic!("an append changed a cursor at {index}"),
             Outcome::RetryTooOld(_) => panic!("nothing was sent as a retry"),
             Outcome::Refused(refusal) => assert_ne!(refusal, Refusal::Overloaded),
         }

@@ -1,6 +1,7 @@
 //! What can happen to a seat's member: every input of the state machine.
 
 use super::message::Message;
+use rdb_proto::cursor::CursorChange;
 use rdb_proto::entry::Entry;
 use rdb_proto::event::{Expectation, NewEvent};
 use rdb_proto::types::{Epoch, EventId, KeyName, LogIndex, Membership, NodeId, Seq, Timestamp, Version};
@@ -131,6 +132,8 @@ pub enum Input {
     },
     /// Clients' appends, in the order of their arrival.
     Propose(Vec<Proposal>),
+    /// A change of a named subscription: an entry without a number, decided when it is applied.
+    ChangeCursor(ProposalId, Arc<CursorChange>),
     /// A client's linearizable read arrived.
     Read(ReadId),
     /// The promise is durable.
@@ -254,6 +257,7 @@ impl fmt::Display for Input {
                     .iter()
                     .try_for_each(|proposal| write!(f, " [{proposal}]"))
             }
+            Self::ChangeCursor(proposal, change) => write!(f, "change {proposal} {change}"),
             Self::Read(read) => write!(f, "read {read}"),
             Self::PromisePersisted(epoch) => write!(f, "promise persisted {epoch}"),
             Self::Persisted(ticket) => write!(f, "persisted {ticket}"),

@@ -3,7 +3,7 @@
 //! The rules stand in the files named by what they decide: [`super::sequencing`], [`super::conditions`],
 //! [`super::commit`], [`super::reads`], [`super::resolution`].
 
-use super::effect::{Effect, Outcome, Refusal, Written};
+use super::effect::{Effect, Outcome, Refusal};
 use super::input::{AllocationId, ProposalId, Tick};
 use super::member::Member;
 use super::overlay::Overlay;
@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub(super) struct AwaitedCommit {
     pub(super) index: LogIndex,
     pub(super) proposal: ProposalId,
-    pub(super) written: Written,
+    /// What it is told then.
+    pub(super) outcome: Outcome,
 }
 
 /// A leader, from the moment that its log is recovered.

@@ -210,6 +210,6 @@ impl Member {
 fn newer_membership(known: Membership, entry: &Arc<Entry>) -> Membership {
     match &entry.body {
         EntryBody::EpochStart(membership) if membership.number > known.number => membership.clone(),
-        EntryBody::EpochStart(_) | EntryBody::Events(_) => known,
+        EntryBody::EpochStart(_) | EntryBody::Events(_) | EntryBody::Cursor(_) => known,
     }
 }

@@ -69,7 +69,8 @@ impl Append {
 pub(super) struct Overlay {
     /// Everything up to here is forgotten. `appends` begins with the entry after it.
     floor: LogIndex,
-    appends: VecDeque<Append>,
+    /// `None` for an entry that no decision depends on.
+    appends: VecDeque<Option<Append>>,
     /// Latest append of each key.
     keys: BTreeMap<SortedName, LogIndex>,
     /// Where each event id stands: its entry, and its position in it.
@@ -92,10 +93,10 @@ impl Overlay {
 
     fn append_at(&self, index: LogIndex) -> Option<&Append> {
         let position = index.since(self.floor).checked_sub(1)?;
-        self.appends.get(usize::try_from(position).ok()?)
+        self.appends.get(usize::try_from(position).ok()?)?.as_ref()
     }
 
-    pub(super) fn push(&mut self, index: LogIndex, events: &StoredEvents) {
+    fn assert_next(&self, index: LogIndex) {
         let expected = self
             .floor
             .plus(u64::try_from(self.appends.len()).unwrap_or(u64::MAX));
@@ -103,6 +104,16 @@ impl Overlay {
             index == expected.next(),
             "6.6: entry {index} is missing from what decisions see"
         );
+    }
+
+    /// Notes an entry that changes no key.
+    pub(super) fn skip(&mut self, index: LogIndex) {
+        self.assert_next(index);
+        self.appends.push_back(None);
+    }
+
+    pub(super) fn push(&mut self, index: LogIndex, events: &StoredEvents) {
+        self.assert_next(index);
         let name = SortedName::new(&events.name);
         let before = self.keys.insert(name.clone(), index);
         if let Some(before) = before
@@ -119,13 +130,13 @@ impl Overlay {
         for (position, id) in (0..).zip(events.event_ids.iter()) {
             self.ids.insert(*id, (index, position));
         }
-        self.appends.push_back(Append {
+        self.appends.push_back(Some(Append {
             name,
             first_seq: events.first_seq,
             first_version: events.first_version,
             event_ids: Arc::clone(&events.event_ids),
             deletes: events.deletes,
-        });
+        }));
     }
 
     /// Forgets everything up to `floor`: the index shows it to every proposal still to be decided.
@@ -135,6 +146,7 @@ impl Overlay {
                 return;
             };
             self.floor = self.floor.next();
+            let Some(append) = append else { continue };
             if self.keys.get(&append.name) == Some(&self.floor) {
                 self.keys.remove(&append.name);
             }

@@ -1,8 +1,8 @@
 //! Dispatch only: which rule an input is for, in which role. The rules stand in the files named by what they decide.
 
-use super::effect::{Effect, Refusal};
+use super::effect::{Effect, Outcome, Refusal};
 use super::election::Election;
-use super::input::{AllocationId, Input, LogReadId, Tick};
+use super::input::{AllocationId, Input, LogReadId, ProposalId, Tick};
 use super::invariants;
 use super::leader::Leader;
 use super::log::LogEnd;
@@ -10,6 +10,7 @@ use super::member::{Durable, Member, SeatConfig};
 use super::message::Message;
 use super::recovery::Candidate;
 use super::sequencing::{Grant, refuse_all};
+use rdb_proto::cursor::CursorChange;
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{Epoch, LogIndex, NodeId};
 use std::sync::Arc;
@@ -115,6 +116,7 @@ impl Seat {
                 let leader = self.member.leader();
                 refuse_all(proposals, Refusal::NotLeader { leader }, effects);
             }
+            (_, Input::ChangeCursor(proposal, change)) => self.change_cursor(proposal, change, effects),
             (Role::Leader(leader), Input::Read(read)) => leader.read(&self.member, read, effects),
             (Role::Candidate(_), Input::Read(read)) => effects.push(Effect::ReadRefused {
                 read,
@@ -154,6 +156,24 @@ impl Seat {
                 | Input::HandOver(_),
             ) => {}
         }
+    }
+
+    /// A consumer of a named subscription asks for something.
+    fn change_cursor(&mut self, proposal: ProposalId, change: Arc<CursorChange>, effects: &mut Vec<Effect>) {
+        let refusal = match &mut self.role {
+            Role::Leader(leader) => {
+                leader.change_cursor(&mut self.member, proposal, change, effects);
+                return;
+            }
+            Role::Candidate(_) => Refusal::Recovering,
+            Role::Follower => Refusal::NotLeader {
+                leader: self.member.leader(),
+            },
+        };
+        effects.push(Effect::Reply {
+            proposal,
+            outcome: Outcome::Refused(refusal),
+        });
     }
 
     /// A heartbeat interval passed.

@@ -15,7 +15,7 @@
 
 use super::conditions::{Decision, Unnumbered, decide};
 use super::effect::{Effect, Outcome, Refusal, Written};
-use super::input::{AllocationId, Proposal};
+use super::input::{AllocationId, Proposal, ProposalId};
 use super::leader::{AwaitedCommit, Leader};
 use super::member::Member;
 use super::reads::Answer;
@@ -24,6 +24,7 @@ use crate::limits::{
     SEAT_WAITERS_MAX, SEAT_WAITING_BYTES_MAX, SEAT_WAITING_EVENTS_MAX,
 };
 use crate::sabotage::{self, Sabotage};
+use rdb_proto::cursor::CursorChange;
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::event::{NewEvent, StoredEvents};
 use rdb_proto::types::{KeyName, LogIndex, Seq, Timestamp, Version};
@@ -144,6 +145,41 @@ impl Leader {
                 refuse_all([proposal], Refusal::Overloaded, effects);
             }
         }
+    }
+
+    /// Appends a change of a named subscription. It needs no number, so it waits for none, and goes before what does.
+    pub(super) fn change_cursor(
+        &mut self,
+        member: &mut Member,
+        proposal: ProposalId,
+        change: Arc<CursorChange>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let refusal = if !self.is_serving(member) || self.hand_over.is_some() {
+            Some(Refusal::Recovering)
+        } else if self.has_room(member) {
+            None
+        } else {
+            Some(Refusal::Overloaded)
+        };
+        if let Some(refusal) = refusal {
+            let outcome = Outcome::Refused(refusal);
+            effects.push(Effect::Reply { proposal, outcome });
+            return;
+        }
+        let index = member.log.last().next();
+        self.overlay.skip(index);
+        self.replies.push_back(AwaitedCommit {
+            index,
+            proposal,
+            outcome: Outcome::Changed(index),
+        });
+        let entry = Entry {
+            index,
+            epoch: self.epoch,
+            body: EntryBody::Cursor(change),
+        };
+        member.log.append(vec![Arc::new(entry)], effects);
     }
 
     /// Decides what waits, and asks for as many numbers as that needs, unless an answer is outstanding.
@@ -305,7 +341,7 @@ impl Leader {
         self.replies.push_back(AwaitedCommit {
             index: next.index.previous(),
             proposal: proposal.id,
-            written,
+            outcome: Outcome::Written(written),
         });
     }
 

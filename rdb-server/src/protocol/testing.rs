@@ -20,6 +20,7 @@ use super::{
     ProposalId, ReadId, Seat, SeatConfig, Tick,
 };
 use bytes::Bytes;
+use rdb_proto::cursor::{CursorAct, CursorChange};
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::event::{EventKind, Expectation, NewEvent, StoredEvents};
 use rdb_proto::types::{Epoch, EventId, KeyName, LogIndex, Membership, NodeId, Seq, Timestamp, Version};
@@ -301,7 +302,7 @@ impl World {
                 .rev()
                 .find_map(|entry| match &entry.body {
                     EntryBody::EpochStart(membership) => Some(membership.clone()),
-                    EntryBody::Events(_) => None,
+                    EntryBody::Events(_) | EntryBody::Cursor(_) => None,
                 })
                 .unwrap_or_default(),
             config: self.seat.config(),
@@ -353,6 +354,17 @@ impl World {
                 first: Seq(number(3)),
                 time: Timestamp(1),
             },
+            // A consumer of the named subscription says that it is done up to a seq.
+            "acknowledge" => {
+                let change = CursorChange {
+                    name: words[2].to_owned(),
+                    act: CursorAct::Acknowledge {
+                        generation: 1,
+                        position: Seq(number(3)),
+                    },
+                };
+                Input::ChangeCursor(ProposalId(number(1)), Arc::new(change))
+            }
             "propose" => {
                 let text = command.strip_prefix("propose ").unwrap();
                 let mut proposals: Vec<_> = text.split(';').map(parse_proposal).collect();

@@ -288,6 +288,10 @@ impl World {
                 "event ids (DESIGN 6.6)",
                 format!("{id} is told to be of another append"),
             ),
+            Outcome::Changed(index) => broken(
+                "one reply for each proposal",
+                format!("an append is told to have changed a cursor at {index}"),
+            ),
             Outcome::RetryTooOld(_) | Outcome::Refused(_) | Outcome::Unknown => Ok(()),
         }
     }
@@ -454,7 +458,8 @@ impl World {
                 }
                 return self.again(client);
             }
-            Outcome::Refused(_) => {}
+            // No append is answered so: the check of the outcome has said it.
+            Outcome::Changed(_) | Outcome::Refused(_) => {}
             Outcome::Unknown => {
                 if let Some(op) = self.clients[client].op.as_mut() {
                     op.is_unsure = true;

@@ -138,7 +138,7 @@ impl Disk {
         let committed = &self.log[..place(commit)];
         let membership = committed.iter().rev().find_map(|entry| match &entry.body {
             EntryBody::EpochStart(membership) => Some(membership.clone()),
-            EntryBody::Events(_) => None,
+            EntryBody::Events(_) | EntryBody::Cursor(_) => None,
         });
         Durable {
             promised: self.promised,

@@ -278,6 +278,6 @@ fn time_of(entry: &Entry) -> Option<Timestamp> {
             let events = decode_batch(events.encoded.clone()).ok()?;
             events.last().map(|event| event.time)
         }
-        EntryBody::EpochStart(_) => None,
+        EntryBody::EpochStart(_) | EntryBody::Cursor(_) => None,
     }
 }

@@ -3,7 +3,7 @@
 
 use super::checks::Verdict;
 use super::checks::monotone::Shown;
-use super::checks::{fresh, told};
+use super::checks::{acknowledged, fresh, told};
 use super::client::{Caller, Reply};
 use super::coordinator::Request;
 use super::disk::Disk;
@@ -13,13 +13,17 @@ use super::plan::{Fault, HEARTBEAT, MILLI, Micros, Plan};
 use super::session::{Allocator, Asked, Wanted};
 use super::world::{At, Event, World, node_id};
 use crate::random::Random;
+use rdb_proto::cursor::{CursorAct, CursorChange};
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{Epoch, GroupId, KeyName, LogIndex, Membership, NodeId, SeatId, Seq};
 use rdb_server::protocol::{
-    Durable, Effect, Guard, Input, LogReadId, Message, Outcome, Seat, SeatConfig, Seen, Tick,
+    Durable, Effect, Guard, Input, LogReadId, Message, Outcome, ProposalId, Seat, SeatConfig, Seen, Tick,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+/// One in so many appends comes together with a change of a cursor.
+const CURSOR_EVERY: u64 = 5;
 
 /// A read that is confirmed, and waits for the index.
 #[derive(Debug)]
@@ -45,6 +49,7 @@ pub(super) struct Member {
     pub(super) kept_mark: (Seq, LogIndex),
     leads: Option<Epoch>,
     proposals: BTreeMap<u64, (Caller, KeyName)>,
+    changes: BTreeMap<u64, Arc<CursorChange>>,
     /// With what was committed when each arrived.
     reads: BTreeMap<u64, (Caller, KeyName, LogIndex)>,
     confirmed: Vec<Confirmed>,
@@ -64,6 +69,7 @@ impl Member {
             kept_mark: (Seq::ZERO, LogIndex::ZERO),
             leads: None,
             proposals: BTreeMap::new(),
+            changes: BTreeMap::new(),
             reads: BTreeMap::new(),
             confirmed: vec![],
             next: 0,
@@ -570,6 +576,9 @@ impl World {
                 .insert(id, (caller, name.clone(), committed));
             return self.step(at, Input::Read(rdb_server::protocol::ReadId(id)));
         };
+        if id.is_multiple_of(CURSOR_EVERY) {
+            self.change_cursor(at)?;
+        }
         let mut proposal = proposal;
         let member = self.member(at);
         member.index.look_up(&mut proposal);
@@ -577,7 +586,32 @@ impl World {
         self.step(at, Input::Propose(vec![proposal]))
     }
 
+    /// A consumer of a named subscription says how far it is.
+    fn change_cursor(&mut self, at: At) -> Verdict {
+        let member = self.member(at);
+        member.next += 1;
+        let id = member.next;
+        let change = Arc::new(CursorChange {
+            name: format!("{} of n{}", id, at.0 + 1),
+            act: CursorAct::Seek { position: Seq(id) },
+        });
+        member.changes.insert(id, Arc::clone(&change));
+        self.step(at, Input::ChangeCursor(ProposalId(id), change))
+    }
+
     fn reply(&mut self, at: At, proposal: u64, outcome: Outcome) -> Verdict {
+        if let Some(change) = self.member(at).changes.remove(&proposal) {
+            return match outcome {
+                Outcome::Changed(index) => {
+                    acknowledged::check_change(at.1, self.checks.commits.log(at.1), &change, index)
+                }
+                Outcome::Refused(_) | Outcome::Unknown => Ok(()),
+                other => super::checks::broken(
+                    "one reply for each proposal",
+                    format!("a change of a cursor is told: {other}"),
+                ),
+            };
+        }
         let Some((caller, name)) = self.member(at).proposals.remove(&proposal) else {
             return super::checks::broken(
                 "one reply for each proposal",
@@ -724,6 +758,7 @@ impl World {
             member.resolved = (Seq::ZERO, LogIndex::ZERO);
             member.leads = None;
             member.proposals.clear();
+            member.changes.clear();
             member.reads.clear();
             member.confirmed.clear();
         }

@@ -231,8 +231,13 @@ Examples:
   rdb-client subscribe --from 8123 --prefix orders/ --type shipped -o json
   rdb-client subscribe --until-caught-up | wc -l
   rdb-client subscribe --from-time 15m
+  rdb-client subscribe --name mails --from 0
   rdb-client subscribe --snapshot --format debezium > changes.ndjson")]
     Subscribe(SubscribeArgs),
+
+    /// Look at named subscriptions, set their position, forget them
+    #[command(subcommand)]
+    Subscriptions(SubscriptionsCommand),
 
     /// Show whether the database is healthy, its nodes, groups and seats
     #[command(before_help = "\
@@ -260,6 +265,42 @@ Examples:
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SubscriptionsCommand {
+    /// Show every named subscription: its position, how far behind it is, who has it
+    List,
+
+    /// Set the position of a named subscription; the consumer that has it is refused from then on
+    #[command(before_help = "\
+Examples:
+  rdb-client subscriptions seek mails 8123 --dry-run
+  rdb-client subscriptions seek mails 0")]
+    Seek(SeekArgs),
+
+    /// Forget a named subscription; the consumer that has it is refused from then on
+    Forget(ForgetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SeekArgs {
+    /// Name of the subscription
+    pub(crate) name: String,
+
+    /// Where it goes on after
+    #[arg(value_name = "SEQ", value_parser = parse_seq)]
+    pub(crate) seq: Seq,
+
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArgs {
+    /// Name of the subscription
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -534,8 +575,9 @@ pub(crate) struct SubscribeArgs {
     #[arg(long, value_name = "EVENTS")]
     pub(crate) limit: Option<u64>,
 
-    /// Keep the cursor in the database under this name; not available in this release
-    #[arg(long, value_name = "NAME")]
+    /// Keep the position in the database under this name: go on there, and acknowledge what was printed. Waits while
+    /// another consumer has the name. --from is where a new name begins
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["from_now", "from_time", "snapshot", "snapshot_of"])]
     pub(crate) name: Option<String>,
 
     /// Only events of this type; may be given several times

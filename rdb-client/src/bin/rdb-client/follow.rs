@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::output::notice;
 use futures::FutureExt as _;
 use rdb_client::clock::{self, Deadline};
-use rdb_client::{Error, Message, Seq, Subscription};
+use rdb_client::{Consumer, Error, Message, Seq, Subscription};
 use std::time::{Duration, Instant};
 
 /// How long a command that must come to an end waits for a server that is gone.
@@ -15,7 +15,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// The change stream, as a command sees it.
 #[derive(Debug)]
 pub(crate) struct Follow {
-    subscription: Subscription,
+    stream: Stream,
     what: &'static str,
     /// By when the server must have been reached for the first time.
     first_contact: Deadline,
@@ -27,6 +27,36 @@ pub(crate) struct Follow {
     is_quiet: bool,
 }
 
+/// Where the messages come from.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    /// A subscription whose position is this program's matter.
+    Own(Box<Subscription>),
+    /// One whose position is kept in the database.
+    Named(Box<Consumer>),
+}
+
+impl From<Subscription> for Stream {
+    fn from(subscription: Subscription) -> Self {
+        Self::Own(Box::new(subscription))
+    }
+}
+
+impl From<Consumer> for Stream {
+    fn from(consumer: Consumer) -> Self {
+        Self::Named(Box::new(consumer))
+    }
+}
+
+impl Stream {
+    async fn next(&mut self) -> Result<Message, Error> {
+        match self {
+            Self::Own(subscription) => subscription.next().await,
+            Self::Named(consumer) => consumer.next().await,
+        }
+    }
+}
+
 /// An interruption that has not ended.
 #[derive(Debug)]
 struct Trouble {
@@ -36,14 +66,14 @@ struct Trouble {
 
 impl Follow {
     /// `must_end` is for commands that read up to a point; the others wait for ever once they had contact.
-    pub(crate) const fn new(
-        subscription: Subscription,
+    pub(crate) fn new(
+        stream: impl Into<Stream>,
         what: &'static str,
         first_contact: Deadline,
         must_end: bool,
     ) -> Self {
         Self {
-            subscription,
+            stream: stream.into(),
             what,
             first_contact,
             must_end,
@@ -61,30 +91,36 @@ impl Follow {
     }
 
     pub(crate) fn position(&self) -> Option<Seq> {
-        self.subscription.position()
+        match &self.stream {
+            Stream::Own(subscription) => subscription.position(),
+            Stream::Named(consumer) => consumer.position(),
+        }
     }
 
     /// Up to here the stream is a snapshot; [`Seq::ZERO`] without one.
     pub(crate) fn snapshot(&self) -> Seq {
-        self.subscription.snapshot().unwrap_or_default()
+        match &self.stream {
+            Stream::Own(subscription) => subscription.snapshot().unwrap_or_default(),
+            Stream::Named(_) => Seq::ZERO,
+        }
     }
 
     /// A message that is here already.
     pub(crate) fn ready(&mut self) -> Option<Result<Message, Failure>> {
-        if self.subscription.is_open() {
-            self.next().now_or_never()
-        } else {
-            None
-        }
+        let is_open = match &self.stream {
+            Stream::Own(subscription) => subscription.is_open(),
+            Stream::Named(consumer) => consumer.is_open(),
+        };
+        if is_open { self.next().now_or_never() } else { None }
     }
 
     /// The next message; an interruption only when the caller tells those, and it lasts. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Message, Failure> {
         loop {
             let next = if self.was_open {
-                Ok(self.subscription.next().await)
+                Ok(self.stream.next().await)
             } else {
-                self.first_contact.run(self.subscription.next()).await
+                self.first_contact.run(self.stream.next()).await
             };
             let Ok(next) = next else {
                 return Err(self.no_contact());
@@ -104,6 +140,24 @@ impl Follow {
                     return Ok(message);
                 }
             }
+        }
+    }
+
+    /// Says that everything up to a seq is done, when the database keeps the position.
+    pub(crate) async fn acknowledge(&mut self, seq: Seq) -> Result<(), Failure> {
+        match &mut self.stream {
+            Stream::Named(consumer) if seq > consumer.acknowledged() => {
+                consumer.acknowledge(seq).await.map_err(Failure::read(self.what))
+            }
+            Stream::Named(_) | Stream::Own(_) => Ok(()),
+        }
+    }
+
+    /// Lets go of the name, when it has one.
+    pub(crate) async fn release(self) -> Result<(), Failure> {
+        match self.stream {
+            Stream::Named(consumer) => consumer.release().await.map_err(Failure::read(self.what)),
+            Stream::Own(_) => Ok(()),
         }
     }
 

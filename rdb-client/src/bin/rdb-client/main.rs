@@ -28,6 +28,7 @@ mod read;
 mod resume;
 mod status;
 mod subscribe;
+mod subscriptions;
 mod table;
 mod write;
 
@@ -112,6 +113,7 @@ async fn perform(context: &mut Context, command: Command) -> Result<(), Failure>
         Command::Import(args) => Box::pin(import::import(context, args)).await,
         Command::Export(args) => Box::pin(subscribe::export(context, args)).await,
         Command::Subscribe(args) => Box::pin(subscribe::subscribe(context, args)).await,
+        Command::Subscriptions(command) => subscriptions::subscriptions(context, command).await,
         Command::Status(args) => status::status(context, args).await,
         Command::Admin(command) => admin::admin(context, command).await,
         Command::Bench(args) => Box::pin(bench::bench(context, args)).await,

@@ -3,19 +3,23 @@
 use crate::args::{ExportArgs, Format, FromTime, StreamFormat, SubscribeArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::follow::Follow;
+use crate::follow::{Follow, Stream};
 use crate::footer::Footer;
 use crate::formats::{LineForm, Origin};
 use crate::look::Look;
 use crate::output::{EventJson, Output, notice};
 use crate::resume::{self, Place};
+use crate::subscriptions;
 use crate::table::Columns;
 use rdb_client::clock::{self, Deadline, wall_time};
-use rdb_client::{Change, Event, EventBatch, Filter, Message, Seq, Start, Timestamp};
+use rdb_client::{Change, ConsumerOptions, Event, EventBatch, Filter, Message, Seq, Start, Timestamp};
 use serde::Serialize;
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Least time between two acknowledgements of a named subscription.
+const ACKNOWLEDGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Least time between two looks of the bottom line while nothing else is written.
 const FOOTER_INTERVAL: Duration = Duration::from_millis(100);
@@ -38,6 +42,9 @@ struct Show {
     /// Seq with which the next run goes on.
     resume: Option<Seq>,
     footer: Option<Bottom>,
+    /// When what was shown was acknowledged last.
+    acknowledged: Instant,
+    is_named: bool,
 }
 
 /// The bottom line of a terminal, and when it was written.
@@ -47,34 +54,16 @@ struct Bottom {
 }
 
 pub(crate) async fn subscribe(context: &mut Context, args: SubscribeArgs) -> Result<(), Failure> {
-    if args.name.is_some() {
-        let refused = "--name: named subscriptions are not available in this release";
-        return Err(Failure::Usage(refused.to_owned()));
-    }
     let form = form(context, &args)?;
     if form.is_some() {
         context.output.switch_to_json();
     }
     let start = start(&args);
-    let filter = filter(context, &args)?;
-    let mut subscription = context.client().subscribe(start, filter);
-    if form.is_some_and(LineForm::needs_before) {
-        subscription = subscription.with_before();
-    }
-    if args.snapshot {
-        subscription = subscription.with_snapshot();
-    }
-    if let Some(seq) = args.snapshot_of {
-        subscription = subscription.with_snapshot_of(seq);
-    }
+    let needs_before = form.is_some_and(LineForm::needs_before);
+    let stream = Box::pin(stream(context, &args, needs_before)).await?;
     let has_footer = context.output.can_have_footer();
-    let mut follow = Follow::new(
-        subscription,
-        "subscribe",
-        context.deadline(),
-        args.until_caught_up,
-    )
-    .quiet(has_footer);
+    let mut follow =
+        Follow::new(stream, "subscribe", context.deadline(), args.until_caught_up).quiet(has_footer);
     let mut show = Show {
         form,
         origin: Origin::default(),
@@ -91,6 +80,8 @@ pub(crate) async fn subscribe(context: &mut Context, args: SubscribeArgs) -> Res
             footer: Footer::new(clock::now()),
             written: clock::now(),
         }),
+        acknowledged: clock::now(),
+        is_named: args.name.is_some(),
     };
     let must_end = args.until_caught_up || args.limit.is_some();
     let deadline = context.explicit_deadline();
@@ -102,9 +93,15 @@ pub(crate) async fn subscribe(context: &mut Context, args: SubscribeArgs) -> Res
     };
     context.output.clear_footer();
     context.output.flush()?;
-    let is_missed = match ended? {
+    let ended = ended?;
+    if matches!(ended, Ended::Late) && !follow.had_contact() {
+        return Err(follow.no_contact());
+    }
+    // What was printed is done, and another consumer need not wait.
+    show.acknowledge(&mut follow).await?;
+    follow.release().await?;
+    let is_missed = match ended {
         Ended::Done => return Ok(()),
-        Ended::Late if !follow.had_contact() => return Err(follow.no_contact()),
         Ended::Asked => false,
         Ended::Late => must_end,
     };
@@ -115,6 +112,35 @@ pub(crate) async fn subscribe(context: &mut Context, args: SubscribeArgs) -> Res
         ));
     }
     Ok(())
+}
+
+/// The stream from where the arguments say, or from where the database keeps the position.
+async fn stream(context: &Context, args: &SubscribeArgs, with_before: bool) -> Result<Stream, Failure> {
+    let filter = filter(context, args)?;
+    let client = context.client();
+    if let Some(name) = &args.name {
+        let options = ConsumerOptions {
+            filter,
+            from: Some(args.from),
+            with_before,
+            wait: None,
+        };
+        let claimed = Box::pin(subscriptions::consume(&client, name, options));
+        let claimed = context.explicit_deadline().run(claimed).await;
+        let late = |_passed| Failure::Late(format!("subscription `{name}` was not to be had in time"));
+        return Ok(Stream::from(claimed.map_err(late)??));
+    }
+    let mut subscription = client.subscribe(start(args), filter);
+    if with_before {
+        subscription = subscription.with_before();
+    }
+    if args.snapshot {
+        subscription = subscription.with_snapshot();
+    }
+    if let Some(seq) = args.snapshot_of {
+        subscription = subscription.with_snapshot_of(seq);
+    }
+    Ok(Stream::from(subscription))
 }
 
 /// Lines for programs, or `None` for a table: people on a terminal get one unless they ask for lines.
@@ -182,6 +208,9 @@ impl Show {
             } else {
                 output.flush()?;
                 self.look(output)?;
+                if clock::now().saturating_duration_since(self.acknowledged) >= ACKNOWLEDGE_INTERVAL {
+                    self.acknowledge(follow).await?;
+                }
                 follow.next().await?
             };
             self.origin.snapshot = follow.snapshot();
@@ -190,6 +219,15 @@ impl Show {
             }
         }
         Ok(())
+    }
+
+    /// Says how far the output is written, when the database keeps the position.
+    async fn acknowledge(&mut self, follow: &mut Follow) -> Result<(), Failure> {
+        self.acknowledged = clock::now();
+        match self.resume {
+            Some(seq) => follow.acknowledge(seq).await,
+            None => Ok(()),
+        }
     }
 
     /// Tells whether this was the end.
@@ -279,6 +317,12 @@ impl Show {
 
     fn say_how_to_resume(&self) {
         let Some(seq) = self.resume else { return };
+        if self.is_named {
+            notice(format_args!(
+                "acknowledged up to {seq}; the same command goes on there"
+            ));
+            return;
+        }
         let words: Vec<String> = std::env::args_os()
             .skip(1)
             .map(|word| word.to_string_lossy().into_owned())
@@ -340,10 +384,16 @@ pub(crate) async fn export(context: &mut Context, args: ExportArgs) -> Result<()
         ..Filter::default()
     };
     let subscription = context.client().subscribe(Start::After(args.from), filter);
-    let follow = Follow::new(subscription, "export", context.deadline(), true);
+    let follow = Follow::new(
+        Stream::Own(Box::new(subscription)),
+        "export",
+        context.deadline(),
+        true,
+    );
     let deadline = context.explicit_deadline();
     let to = args.to.unwrap_or(Seq(u64::MAX));
-    match deadline.run(export_up_to(to, follow, &mut context.output)).await {
+    let exported = Box::pin(export_up_to(to, follow, &mut context.output));
+    match deadline.run(exported).await {
         Ok(exported) => exported,
         Err(_passed) => Err(Failure::Late(
             "export failed: the timeout passed before everything was written".to_owned(),

@@ -27,6 +27,7 @@ use crate::storage::{Admission, KeyIndex, SeatLog, Ticket};
 use crate::transport::{SeatMail, Transport};
 use asking::Asking;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use rdb_proto::cursor::CursorChange;
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::types::{Epoch, LogIndex, NodeId, SeatId, Seq};
 use seats_view::Told;
@@ -43,6 +44,13 @@ pub(super) enum Command {
     Append(AppendCommand),
     /// Confirm that a read may be answered once the index has applied the entry that comes back.
     Read(oneshot::Sender<Result<LogIndex, NodeError>>),
+    /// Append a change of a named subscription.
+    ChangeCursor {
+        /// The change.
+        change: Arc<CursorChange>,
+        /// Told what came of it.
+        reply: oneshot::Sender<Result<Outcome, NodeError>>,
+    },
     /// Give the seat to this node, or to the member that is best for it.
     HandOver(Option<NodeId>),
 }
@@ -96,7 +104,7 @@ struct Waiting {
     reply: oneshot::Sender<Result<Outcome, NodeError>>,
     /// Room in the log, kept until the answer.
     _admission: Admission,
-    _permit: OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How far other members, and learners, have the log, as the leader knew it at the last heartbeat.

@@ -3,8 +3,11 @@
 use super::super::Append;
 use super::super::error::NodeError;
 use super::{AppendCommand, Command, SeatDriver, Waiting, answer};
-use crate::protocol::{Input, KeyState, KnownEvent, Proposal, ProposalId, ReadId};
+use crate::protocol::{Input, KeyState, KnownEvent, Outcome, Proposal, ProposalId, ReadId};
 use crate::storage::{KeyIndex, NoRoom, SeatLog, StorageError};
+use rdb_proto::cursor::CursorChange;
+use std::sync::Arc;
+use tokio::sync::oneshot;
 
 impl SeatDriver {
     /// Takes what waited for room; whether anything did.
@@ -27,11 +30,43 @@ impl SeatDriver {
                     self.reads.insert(read, reply);
                     self.inputs.push_back(Input::Read(read));
                 }
+                Command::ChangeCursor { change, reply } => self.change_cursor(change, reply),
                 Command::HandOver(to) => self.hand_over(to),
             }
         }
         if !proposals.is_empty() {
             self.inputs.push_back(Input::Propose(proposals));
+        }
+    }
+
+    /// A change of a cursor; refused when the log has no room for it, for whoever asks does so again and again.
+    fn change_cursor(
+        &mut self,
+        change: Arc<CursorChange>,
+        reply: oneshot::Sender<Result<Outcome, NodeError>>,
+    ) {
+        let bytes = SeatLog::bytes_on_disk(change.encode().len());
+        match self.parts.log.admit(bytes) {
+            Ok(admission) => {
+                let id = ProposalId(self.name());
+                let waiting = Waiting {
+                    reply,
+                    _admission: admission,
+                    _permit: None,
+                };
+                self.appends.insert(id, waiting);
+                self.inputs.push_back(Input::ChangeCursor(id, change));
+            }
+            Err(NoRoom::Soon) => answer(reply, Err(NodeError::Overloaded("the log of the seat"))),
+            Err(NoRoom::DiskFull { free_bytes, .. }) => answer(reply, Err(self.disk_full(bytes, free_bytes))),
+        }
+    }
+
+    fn disk_full(&mut self, bytes: u64, free_bytes: u64) -> NodeError {
+        self.refused_bytes = Some(bytes);
+        NodeError::DiskFull {
+            path: self.parts.data_dir.clone(),
+            free_bytes,
         }
     }
 
@@ -46,14 +81,7 @@ impl SeatDriver {
                 return None;
             }
             Err(NoRoom::DiskFull { free_bytes, .. }) => {
-                self.refused_bytes = Some(bytes);
-                answer(
-                    command.reply,
-                    Err(NodeError::DiskFull {
-                        path: self.parts.data_dir.clone(),
-                        free_bytes,
-                    }),
-                );
+                answer(command.reply, Err(self.disk_full(bytes, free_bytes)));
                 return None;
             }
         };
@@ -70,7 +98,7 @@ impl SeatDriver {
                     Waiting {
                         reply,
                         _admission: admission,
-                        _permit: permit,
+                        _permit: Some(permit),
                     },
                 );
                 Some(proposal)

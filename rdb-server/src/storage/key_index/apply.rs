@@ -1,11 +1,13 @@
 //! What an entry does to the overlay and to the window of event ids, whether it comes from the seat or from the
 //! log.
 
+use super::cursors::{self, Cursors};
 use super::overlay::{AppliedEntry, Overlay};
 use super::runs::{Run, name_bytes};
 use super::window::{KeyHash, Window};
 use crate::storage::{Frame, LogReader, StorageError};
-use rdb_proto::entry::{Entry, EntryBody, EntryKind};
+use rdb_proto::cursor::CursorChange;
+use rdb_proto::entry::{Entry, EntryBody, EntryError, EntryKind};
 use rdb_proto::event::EventError;
 use rdb_proto::glance::glance;
 use rdb_proto::types::{EventId, LogIndex, Seq, Version};
@@ -15,6 +17,7 @@ use rdb_proto::types::{EventId, LogIndex, Seq, Version};
 pub(super) struct Target<'a> {
     pub(super) overlay: &'a mut Overlay,
     pub(super) window: &'a mut Window,
+    pub(super) cursors: &'a mut Cursors,
     pub(super) applied: LogIndex,
 }
 
@@ -36,6 +39,9 @@ impl Target<'_> {
         let mut last = None;
         for entry in entries {
             self.follow(entry.index);
+            if let EntryBody::Cursor(change) = &entry.body {
+                cursors::apply(self.cursors, self.overlay, entry.index, change);
+            }
             if let EntryBody::Events(events) = &entry.body {
                 let name = name_bytes(events.name.collection.as_str(), events.name.key.as_str());
                 let events = Events {
@@ -82,6 +88,11 @@ impl Target<'_> {
                 self.events(frame.index, &events);
             } else {
                 self.follow(frame.index);
+            }
+            if frame.kind == EntryKind::Cursor {
+                let missing = || log.damaged_body(frame.index, &EntryError::Cursor);
+                let change = CursorChange::decode(frame.body.clone()).ok_or_else(missing)?;
+                cursors::apply(self.cursors, self.overlay, frame.index, &change);
             }
             self.overlay.last = Some(AppliedEntry::of(frame));
         }

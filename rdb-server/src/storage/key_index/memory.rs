@@ -1,12 +1,14 @@
 //! The index without a disk, for tests and simulation: the same answers, and nothing survives.
 
 use super::apply::Target;
+use super::cursors::Cursors;
 use super::overlay::{Overlay, Touched};
 use super::runs::{Wanted, at_or_before, name_bytes, name_of};
 use super::window::{KeyHash, Window};
 use super::{Direction, KeyIndex, KnownAt, ListedKey, Located, Standing};
 use crate::storage::files::lock;
 use crate::storage::{Frame, LogReader, StorageError};
+use rdb_proto::cursor::Cursor;
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{Collection, EventId, KeyName, LogIndex, Seq, Version};
 use std::ops::Bound;
@@ -20,6 +22,7 @@ pub struct MemoryIndex(Mutex<State>);
 struct State {
     overlay: Overlay,
     window: Window,
+    cursors: Cursors,
     applied: LogIndex,
 }
 
@@ -28,6 +31,7 @@ impl State {
         Target {
             overlay: &mut self.overlay,
             window: &mut self.window,
+            cursors: &mut self.cursors,
             applied: self.applied,
         }
     }
@@ -39,6 +43,7 @@ impl MemoryIndex {
         Self(Mutex::new(State {
             overlay: Overlay::default(),
             window: Window::new(event_id_window),
+            cursors: Cursors::new(),
             applied: LogIndex::ZERO,
         }))
     }
@@ -132,5 +137,14 @@ impl KeyIndex for MemoryIndex {
 
     fn remembered_from(&self) -> Seq {
         lock(&self.0).window.remembered_from()
+    }
+
+    fn cursor(&self, name: &str) -> Option<Cursor> {
+        lock(&self.0).cursors.get(name).copied()
+    }
+
+    fn cursors(&self) -> Vec<(String, Cursor)> {
+        let named = |(name, cursor): (&String, &Cursor)| (name.clone(), *cursor);
+        lock(&self.0).cursors.iter().map(named).collect()
     }
 }

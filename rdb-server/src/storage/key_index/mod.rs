@@ -15,10 +15,12 @@
 //! | `overlay.rs` | what is applied and not in sled yet |
 //! | `apply.rs` | what an entry does to both |
 //! | `window.rs` | which event ids are remembered |
+//! | `cursors.rs` | what a change does to a named subscription |
 //! | `store.rs` | when sled is written and when it is believed; the only file that names sled |
 //! | `memory.rs` | the same index without a disk, for tests and simulation |
 
 mod apply;
+mod cursors;
 mod memory;
 mod overlay;
 mod runs;
@@ -33,6 +35,7 @@ pub use store::{IndexStore, SledIndex};
 use super::{Frame, LogReader, StorageError};
 use crate::limits::{EVENT_ID_WINDOW, INDEX_CACHE_BYTES, INDEX_OVERLAY_RUNS};
 use bytes::Bytes;
+use rdb_proto::cursor::Cursor;
 use rdb_proto::entry::Entry;
 use rdb_proto::event::{self, EventError};
 use rdb_proto::types::{Collection, EventId, KeyName, LogIndex, Seq, Version};
@@ -191,6 +194,12 @@ pub trait KeyIndex: Send + Sync + fmt::Debug {
 
     /// Every applied event of this seat with this seq or a later one is remembered by [`KeyIndex::known`].
     fn remembered_from(&self) -> Seq;
+
+    /// Where a named subscription stands, as far as applied; `None` when there is none of that name.
+    fn cursor(&self, name: &str) -> Option<Cursor>;
+
+    /// All of them, ascending by name.
+    fn cursors(&self) -> Vec<(String, Cursor)>;
 }
 
 /// How far [`catch_up`] is.

@@ -4,6 +4,7 @@
 
 use super::runs::{Run, standing};
 use super::{Located, Standing};
+use rdb_proto::cursor::Cursor;
 use rdb_proto::types::{Epoch, LogIndex, Version};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -44,6 +45,8 @@ impl Touched {
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     keys: BTreeMap<Box<[u8]>, Touched>,
+    /// Cursors that changed; `None` for one that is no more.
+    cursors: BTreeMap<String, Option<Cursor>>,
     runs: usize,
     bytes: usize,
     /// The last entry in here.
@@ -87,6 +90,18 @@ impl Overlay {
             .range::<[u8], _>((start, Bound::Unbounded))
             .map(|(name, touched)| (&**name, touched.standing()))
             .take_while(move |(name, _)| name.starts_with(prefix))
+    }
+
+    /// Notes what a cursor is now.
+    pub(super) fn note_cursor(&mut self, name: &str, cursor: Option<Cursor>) {
+        if self.cursors.insert(name.to_owned(), cursor).is_none() {
+            self.bytes = self.bytes.saturating_add(name.len()).saturating_add(KEY_BYTES);
+        }
+    }
+
+    /// Cursors that changed.
+    pub(super) const fn cursors(&self) -> &BTreeMap<String, Option<Cursor>> {
+        &self.cursors
     }
 
     /// All touched keys, ascending.

@@ -16,6 +16,7 @@
 //! "k" collection 0 key                          head
 //! "v" collection 0 key 0 version (big endian)   chunk that begins with this version
 //! "m"                                           what was applied
+//! "s" name of a subscription                    its cursor
 //! ```
 
 use super::{Direction, Located, Standing};
@@ -269,6 +270,13 @@ pub(super) fn name_of(bytes: &[u8]) -> Option<KeyName> {
 }
 
 pub(super) const META_KEY: &[u8] = b"m";
+
+/// What the keys of cursors begin with.
+pub(super) const CURSOR_PREFIX: &[u8] = b"s";
+
+pub(super) fn cursor_key(name: &str) -> Vec<u8> {
+    [CURSOR_PREFIX, name.as_bytes()].concat()
+}
 
 pub(super) fn head_key(name: &[u8]) -> Vec<u8> {
     [b"k", name].concat()

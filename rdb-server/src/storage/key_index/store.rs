@@ -20,10 +20,11 @@
 //! memory. They are bounded then by what the log still has room for.
 
 use super::apply::{self, Target};
+use super::cursors::{self, Cursors};
 use super::overlay::{AppliedEntry, Overlay, Touched};
 use super::runs::{
-    Head, META_KEY, Run, Wanted, at_or_before, chunk_key, decode_runs, encode_runs, head_key, name_bytes,
-    name_of, standing,
+    CURSOR_PREFIX, Head, META_KEY, Run, Wanted, at_or_before, chunk_key, cursor_key, decode_runs,
+    encode_runs, head_key, name_bytes, name_of, standing,
 };
 use super::window::{KeyHash, Window};
 use super::{Direction, IndexSettings, KeyIndex, KnownAt, ListedKey, Located, Standing};
@@ -34,6 +35,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::storage::files::{as_u64, free_bytes, lock, replace_file, sync_directory};
 use crate::storage::{DataDir, Frame, LogReader, StorageError};
 use bytes::{Buf as _, BufMut as _};
+use rdb_proto::cursor::Cursor;
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{Collection, Epoch, EventId, KeyName, LogIndex, NodeId, SeatId, Seq, Version};
 use serde::{Deserialize, Serialize};
@@ -162,6 +164,7 @@ impl IndexStore {
         }
         let applied = applied.map_or(LogIndex::ZERO, |entry| entry.index);
         let window = recover_window(self.settings.event_id_window, reader, applied)?;
+        let cursors = stored_cursors(&tree, &self.path)?;
         let shared = Shared {
             path: self.path.clone(),
             overlay_runs: self.settings.overlay_runs,
@@ -170,6 +173,7 @@ impl IndexStore {
             layers: Mutex::new(Layers::default()),
             changed: Condvar::new(),
             window: Mutex::new(window),
+            cursors: Mutex::new(cursors),
         };
         let index = SledIndex::start(&name, shared)?;
         lock(&self.seats).push(Arc::clone(&index));
@@ -286,6 +290,26 @@ fn decode_meta(mut bytes: &[u8]) -> Option<AppliedEntry> {
     bytes.is_empty().then_some(applied)
 }
 
+/// The cursors that were written.
+fn stored_cursors(tree: &sled::Tree, path: &Path) -> Result<Cursors, StorageError> {
+    let unreadable = |problem: &str| StorageError::Index {
+        path: path.to_owned(),
+        problem: problem.to_owned(),
+    };
+    let mut cursors = Cursors::new();
+    if sabotage::is(Sabotage::CursorsNotRecovered) {
+        return Ok(cursors);
+    }
+    let mut found = tree.scan_prefix(CURSOR_PREFIX);
+    while let Some((key, value)) = guarded(path, || found.next().transpose())? {
+        let name = key.get(CURSOR_PREFIX.len()..).map(<[u8]>::to_vec);
+        let name = name.and_then(|name| String::from_utf8(name).ok());
+        let cursor = name.zip(cursors::decode(&value));
+        cursors.extend([cursor.ok_or_else(|| unreadable("a cursor cannot be read"))?]);
+    }
+    Ok(cursors)
+}
+
 /// Reads the ids of the last events up to `applied` back.
 fn recover_window(capacity: usize, reader: &LogReader, applied: LogIndex) -> Result<Window, StorageError> {
     let mut window = Window::new(capacity);
@@ -319,6 +343,7 @@ struct Shared {
     layers: Mutex<Layers>,
     changed: Condvar,
     window: Mutex<Window>,
+    cursors: Mutex<Cursors>,
 }
 
 impl fmt::Debug for Shared {
@@ -384,14 +409,17 @@ impl Shared {
             return Err(self.failed(problem));
         }
         let mut window = lock(&self.window);
+        let mut cursors = lock(&self.cursors);
         let mut target = Target {
             overlay: &mut layers.active,
             window: &mut window,
+            cursors: &mut cursors,
             applied: LogIndex(self.applied.load(Ordering::Acquire)),
         };
         let outcome = change(&mut target);
         self.applied.store(target.applied.get(), Ordering::Release);
         drop(window);
+        drop(cursors);
         if self.is_large(&layers.active, 1) {
             if layers.frozen.is_none() {
                 layers.freeze();
@@ -456,6 +484,13 @@ impl Shared {
         let tree = self.tree()?;
         for (name, touched) in overlay.iter() {
             self.write_key(&tree, name, touched)?;
+        }
+        for (name, cursor) in overlay.cursors() {
+            let key = cursor_key(name);
+            guarded(&self.path, || match cursor {
+                Some(cursor) => tree.insert(&key, cursors::encode(cursor)),
+                None => tree.remove(&key),
+            })?;
         }
         if let Some(last) = &overlay.last {
             guarded(&self.path, || tree.insert(META_KEY, encode_meta(last)))?;
@@ -859,5 +894,14 @@ impl KeyIndex for SledIndex {
 
     fn remembered_from(&self) -> Seq {
         lock(&self.shared.window).remembered_from()
+    }
+
+    fn cursor(&self, name: &str) -> Option<Cursor> {
+        lock(&self.shared.cursors).get(name).copied()
+    }
+
+    fn cursors(&self) -> Vec<(String, Cursor)> {
+        let named = |(name, cursor): (&String, &Cursor)| (name.clone(), *cursor);
+        lock(&self.shared.cursors).iter().map(named).collect()
     }
 }

@@ -375,7 +375,7 @@ impl<'a> Walk<'a> {
         let found = reader::frame_at(segment, offset, head.index)?;
         match found.frame.decode().map(|entry| entry.body) {
             Ok(EntryBody::Events(events)) => Ok(events.time),
-            Ok(EntryBody::EpochStart(_)) => Ok(Timestamp::ZERO),
+            Ok(EntryBody::EpochStart(_) | EntryBody::Cursor(_)) => Ok(Timestamp::ZERO),
             Err(problem) => Err(reader::bad_body(
                 &segment.file,
                 offset,

@@ -2,8 +2,9 @@
 //! and the state that a conflict names (rule 6.6).
 
 use super::{Verdict, broken};
+use rdb_proto::cursor::CursorChange;
 use rdb_proto::entry::{Entry, EntryBody};
-use rdb_proto::types::{EventId, KeyName, SeatId, Seq, Version};
+use rdb_proto::types::{EventId, KeyName, LogIndex, SeatId, Seq, Version};
 use std::sync::Arc;
 
 const RULE: &str = "acknowledged is committed (DESIGN 6.4)";
@@ -64,6 +65,29 @@ pub fn check_conflict(
     )
 }
 
+/// The leader of a seat tells that a change of a cursor is committed at an index.
+///
+/// # Errors
+/// When it is not.
+pub fn check_change(
+    seat: SeatId,
+    committed: &[Arc<Entry>],
+    change: &CursorChange,
+    index: LogIndex,
+) -> Verdict {
+    let position = usize::try_from(index.get()).unwrap_or(usize::MAX);
+    let entry = position
+        .checked_sub(1)
+        .and_then(|position| committed.get(position));
+    match entry.map(|entry| &entry.body) {
+        Some(EntryBody::Cursor(told)) if **told == *change => Ok(()),
+        Some(_) | None => broken(
+            RULE,
+            format!("seat {seat}: {change} was told at {index}; that is not committed"),
+        ),
+    }
+}
+
 fn entry_with(committed: &[Arc<Entry>], seq: Seq) -> Option<&rdb_proto::event::StoredEvents> {
     // Entries without events take no seq, so the search looks at those with one. Nearly always it is near the end.
     let last = committed
@@ -72,7 +96,7 @@ fn entry_with(committed: &[Arc<Entry>], seq: Seq) -> Option<&rdb_proto::event::S
         .find(|entry| entry.seqs().is_some_and(|(first, _)| first <= seq))?;
     match &last.body {
         EntryBody::Events(events) if events.last_seq() >= seq => Some(events),
-        EntryBody::Events(_) | EntryBody::EpochStart(_) => None,
+        EntryBody::Events(_) | EntryBody::EpochStart(_) | EntryBody::Cursor(_) => None,
     }
 }
 

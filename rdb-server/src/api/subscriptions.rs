@@ -1,0 +1,164 @@
+//! Named subscriptions, at the leader of the seat that keeps the name.
+
+use super::status::CallError;
+use super::{Api, forward};
+use crate::limits::{CLAIM_WAIT_MAX, CONSUMER_HEARD_FOR};
+use crate::node::{Claim, NamedCursor, Need, Route};
+use futures::future::try_join_all;
+use rdb_proto::types::{FieldError, SeatId, Seq};
+use rdb_proto::v1;
+use rdb_proto::v1::subscriptions_client::SubscriptionsClient;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+/// Answers a request about a name here, or has the leader of its seat answer it.
+///
+/// Each of them may be repeated without harm, so a leader that is lost in the middle is an ordinary refusal.
+macro_rules! at_leader {
+    ($api:expr, $request:expr, $call:ident) => {{
+        let (metadata, _, request) = $request.into_parts();
+        let seat = $api.node.seat_of_subscription(&request.name)?;
+        if let Some(peer) = elsewhere($api, &metadata, seat)? {
+            let request = forward::pass_on(&metadata, &[seat], request);
+            let mut leader = $api.peers.subscriptions(&peer.address)?;
+            let answer = forward::answered(&$api.node, (seat, &peer), leader.$call(request)).await;
+            return answer.map_err(|status| forward::read_failed(status, seat));
+        }
+        (seat, request)
+    }};
+}
+
+fn elsewhere(
+    api: &Api,
+    metadata: &tonic::metadata::MetadataMap,
+    seat: SeatId,
+) -> Result<Option<crate::node::Peer>, CallError> {
+    if forward::passed_on_for(metadata).is_some() {
+        return Ok(None);
+    }
+    Ok(match api.node.route(seat, Need::Leader)? {
+        Route::Here => None,
+        Route::There(peer) => Some(peer),
+    })
+}
+
+pub(super) async fn claim(
+    api: &Api,
+    request: Request<v1::ClaimRequest>,
+) -> Result<v1::ClaimResponse, CallError> {
+    let (seat, request) = at_leader!(api, request, claim);
+    let consumer = Uuid::from_slice(&request.consumer)
+        .map_err(|_bytes| FieldError::invalid("consumer", "must be a UUID of 16 bytes"))?;
+    let wait = Duration::from_millis(request.wait_ms);
+    if wait > CLAIM_WAIT_MAX {
+        let problem = format!("must be at most {}", CLAIM_WAIT_MAX.as_millis());
+        return Err(FieldError::invalid("wait_ms", problem).into());
+    }
+    let claim = Claim {
+        name: request.name,
+        consumer,
+        after: request.after_seq.map(Seq),
+        wait,
+    };
+    let cursor = api.node.claim(seat, claim).await?;
+    Ok(v1::ClaimResponse {
+        generation: cursor.generation,
+        position: cursor.position.get(),
+        database_id: api.node.database_id().to_string(),
+        heard_for_ms: u64::try_from(CONSUMER_HEARD_FOR.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+pub(super) async fn acknowledge(
+    api: &Api,
+    request: Request<v1::AcknowledgeRequest>,
+) -> Result<v1::AcknowledgeResponse, CallError> {
+    let (seat, request) = at_leader!(api, request, acknowledge);
+    let v1::AcknowledgeRequest {
+        name,
+        generation,
+        seq,
+    } = request;
+    let position = api.node.acknowledge(seat, &name, generation, Seq(seq)).await?;
+    Ok(v1::AcknowledgeResponse {
+        position: position.get(),
+    })
+}
+
+pub(super) async fn release(
+    api: &Api,
+    request: Request<v1::ReleaseRequest>,
+) -> Result<v1::ReleaseResponse, CallError> {
+    let (seat, request) = at_leader!(api, request, release);
+    api.node.release(seat, &request.name, request.generation).await?;
+    Ok(v1::ReleaseResponse {})
+}
+
+pub(super) async fn seek(
+    api: &Api,
+    request: Request<v1::SeekRequest>,
+) -> Result<v1::SeekResponse, CallError> {
+    let (seat, request) = at_leader!(api, request, seek);
+    let before = api.node.seek(seat, &request.name, Seq(request.seq)).await?;
+    Ok(v1::SeekResponse { before: before.get() })
+}
+
+pub(super) async fn forget(
+    api: &Api,
+    request: Request<v1::ForgetRequest>,
+) -> Result<v1::ForgetResponse, CallError> {
+    let (seat, request) = at_leader!(api, request, forget);
+    api.node.forget(seat, &request.name).await?;
+    Ok(v1::ForgetResponse {})
+}
+
+/// Of every seat: each is asked where it is led, all at once.
+pub(super) async fn list(
+    api: &Api,
+    request: Request<v1::ListSubscriptionsRequest>,
+) -> Result<v1::ListSubscriptionsResponse, CallError> {
+    let (metadata, _, request) = request.into_parts();
+    let mut here = Vec::new();
+    let mut there: BTreeMap<String, Vec<SeatId>> = BTreeMap::new();
+    match forward::passed_on_for(&metadata) {
+        Some(seats) => here = seats,
+        None => {
+            for seat in api.node.seats() {
+                match api.node.route(seat, Need::Leader)? {
+                    Route::Here => here.push(seat),
+                    Route::There(peer) => there.entry(peer.address).or_default().push(seat),
+                }
+            }
+        }
+    }
+    let counter = api.node.counter();
+    let own = api.node.subscriptions(here).await?;
+    let mut found: Vec<v1::SubscriptionInfo> = own.into_iter().map(|named| info(named, counter)).collect();
+    let asked = there.iter().map(async |(address, seats)| {
+        let request = forward::pass_on(&metadata, seats, request);
+        let mut other: SubscriptionsClient<Channel> = api.peers.subscriptions(address)?;
+        let answer: Result<Response<v1::ListSubscriptionsResponse>, Status> = other.list(request).await;
+        answer.map_err(|status| forward::reads_failed(status, seats))
+    });
+    for answer in try_join_all(asked).await? {
+        found.extend(answer.into_inner().subscriptions);
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(v1::ListSubscriptionsResponse { subscriptions: found })
+}
+
+fn info(named: NamedCursor, counter: Seq) -> v1::SubscriptionInfo {
+    let cursor = named.cursor;
+    let consumer = cursor.consumer.map(|consumer| consumer.as_bytes().to_vec());
+    v1::SubscriptionInfo {
+        name: named.name,
+        position: cursor.position.get(),
+        generation: cursor.generation,
+        consumer: consumer.unwrap_or_default().into(),
+        heard: named.is_heard,
+        lag: counter.since(cursor.position),
+    }
+}

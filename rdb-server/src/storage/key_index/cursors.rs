@@ -1,0 +1,75 @@
+//! Cursors of named subscriptions: all of a seat in memory, and which of them are to be written.
+
+use super::overlay::Overlay;
+use bytes::{Buf as _, BufMut as _};
+use rdb_proto::cursor::{Cursor, CursorChange};
+use rdb_proto::types::{LogIndex, Seq};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Every cursor of a seat, by its name: there are as many as applications made, each a few bytes.
+pub(super) type Cursors = BTreeMap<String, Cursor>;
+
+/// Applies a change, and notes what came of it.
+pub(super) fn apply(cursors: &mut Cursors, overlay: &mut Overlay, index: LogIndex, change: &CursorChange) {
+    let before = cursors.get(&change.name).copied();
+    let after = change.apply(index, before);
+    if after == before {
+        return;
+    }
+    match after {
+        Some(cursor) => drop(cursors.insert(change.name.clone(), cursor)),
+        None => drop(cursors.remove(&change.name)),
+    }
+    overlay.note_cursor(&change.name, after);
+}
+
+/// Layout: at u64, generation u64, position u64, consumer 16 bytes or nothing; little endian.
+pub(super) fn encode(cursor: &Cursor) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(40);
+    bytes.put_u64_le(cursor.at.get());
+    bytes.put_u64_le(cursor.generation);
+    bytes.put_u64_le(cursor.position.get());
+    if let Some(consumer) = cursor.consumer {
+        bytes.put_slice(consumer.as_bytes());
+    }
+    bytes
+}
+
+/// Reads it back; `None` for bytes that are none.
+pub(super) fn decode(mut bytes: &[u8]) -> Option<Cursor> {
+    let at = LogIndex(bytes.try_get_u64_le().ok()?);
+    let generation = bytes.try_get_u64_le().ok()?;
+    let position = Seq(bytes.try_get_u64_le().ok()?);
+    let consumer = if bytes.is_empty() {
+        None
+    } else {
+        Some(Uuid::from_slice(bytes).ok()?)
+    };
+    Some(Cursor {
+        at,
+        generation,
+        consumer,
+        position,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_back() {
+        for consumer in [None, Some(Uuid::from_u128(7))] {
+            let cursor = Cursor {
+                at: LogIndex(3),
+                generation: 2,
+                consumer,
+                position: Seq(9),
+            };
+            let bytes = encode(&cursor);
+            assert_eq!(decode(&bytes), Some(cursor));
+            assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+        }
+    }
+}
