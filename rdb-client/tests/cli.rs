@@ -761,6 +761,7 @@ fn status_is_one_object_or_one_screen() {
         "groups",
         "slots",
         "warnings",
+        "held",
     ];
     assert_eq!(names(&status), fields);
     let seat = &status["groups"][0]["seats"][0];
