@@ -8,6 +8,7 @@
 //! | [`glance`] | what an index needs of an entry, without building the events |
 //! | [`limits`] | what is too big or too many, for both sides |
 //! | [`live`] | what a node says of itself in etcd, by which clients find it |
+//! | [`numbers`] | numbers that one node asks of another |
 //! | [`reason`] | the closed list of error reasons: code, whether anything happened, what to do |
 //! | [`convert`] | wire types to words and back |
 //! | [`cursor`] | cursors of named subscriptions, and what changes them |
@@ -22,6 +23,7 @@ pub mod glance;
 pub mod limits;
 pub mod live;
 pub mod member;
+pub mod numbers;
 pub mod reason;
 pub mod types;
 pub mod v1;

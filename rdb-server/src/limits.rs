@@ -354,6 +354,18 @@ pub const ETCD_ALLOCATIONS_MAX: usize = 256;
 /// Requests for numbers that one txn serves.
 pub const ALLOCATION_MERGE_MAX: usize = 256;
 
+/// How long a node that passes a request for numbers on waits for the answer: many times what it takes, and short
+/// enough to try another node within the second.
+pub const COMBINER_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// For how long a node passes its requests on after it lost a race for the counter, or etcd did not answer it: long
+/// enough that racing again now and then costs nothing, short enough to learn soon that nobody else races.
+pub const COMBINER_PREFERRED: Duration = Duration::from_secs(1);
+
+/// How long etcd may take before other nodes are asked as well: more than a stall of its disk mostly lasts, since
+/// whoever answers second leaves a hole; and little enough that a leader that lost etcd alone writes again in a second.
+pub const OWN_TXN_PATIENCE: Duration = Duration::from_millis(500);
+
 /// By how much the clock may be behind the time of the last event before the log says so.
 pub const CLOCK_OFF_MAX: Duration = Duration::from_secs(10);
 

@@ -103,6 +103,8 @@ sabotages! {
     PartsUnawaited = "parts_unawaited";
     /// A snapshot of a stream is of one seq less than the stream goes on with (section 7).
     SnapshotSeam = "snapshot_seam";
+    /// Numbers that a node took for another one are given to the next who asks, too (rule 6.5).
+    CombinerReusesRange = "combiner_reuses_range";
 }
 
 #[cfg(not(feature = "sabotage"))]

@@ -223,6 +223,28 @@ impl Cluster {
         number_of(&status, status.groups[group].seats[seat].leader).expect("it is led")
     }
 
+    /// Which node is the controller, as etcd has it.
+    pub async fn controller(&self) -> usize {
+        let read = async |key: &str| {
+            let text = self
+                .etcd
+                .ctl(&["get", "--prefix", "--print-value-only", key])
+                .await;
+            let values = text.lines().map(serde_json::from_str::<serde_json::Value>);
+            values.collect::<Result<Vec<_>, _>>().expect("values are JSON")
+        };
+        let controller = read("/rdb/rdb/controller").await;
+        let id = controller.first().and_then(|record| record["node"].as_u64());
+        let status = self.status().await;
+        number_of(&status, id.expect("there is a controller")).expect("it is one of the nodes")
+    }
+
+    /// Which node leads a seat of group 0, as node `n` knows it; `None` when nobody does.
+    pub async fn leader_as_known_to(&self, n: usize, seat: usize) -> Option<usize> {
+        let status = self.api(n).await.status().await.unwrap();
+        number_of(&status, status.groups[0].seats[seat].leader)
+    }
+
     /// Every event that there is now, as a node shows them: it may have to learn of some first.
     pub async fn events(&self, n: usize) -> Vec<Event> {
         let upto = self.status().await.counter;

@@ -135,4 +135,10 @@ pub const MUTATIONS: &[Mutation] = &[
         "restored",
         "a_node_that_knows_less_than_the_copy_gets_no_number_twice",
     ),
+    mutation(
+        "combiner_reuses_range",
+        "numbers that another node took",
+        "combiner",
+        "no_number_comes_twice_when_the_node_that_is_asked_is_killed",
+    ),
 ];

@@ -8,7 +8,7 @@ use rdb_tests::cluster::{Cluster, key_of};
 use rdb_tests::lan::{HUB, Lan};
 use rdb_tests::random::Random;
 use rdb_tests::say;
-use rdb_tests::time::{Stopwatch, retry_pause, soon};
+use rdb_tests::time::{Stopwatch, pause, retry_pause, soon};
 use rdb_tests::wire::Api;
 use rdb_tests::workload::Ticks;
 use rdb_tests::workload::writers::{Load, crew, record_of};
@@ -54,6 +54,21 @@ impl Case {
         let took = watch.elapsed();
         say(&format!("{what}: the seat takes writes again after {took:?}"));
         took
+    }
+
+    /// Which node leads the victim's seat, as the others know it.
+    async fn leader_of_the_seat(&self) -> Option<usize> {
+        self.cluster.leader_as_known_to(self.others[0], 0).await
+    }
+
+    /// Waits until the seat is another node's.
+    async fn until_another_leads(&self) {
+        let looking = async {
+            while self.leader_of_the_seat().await.is_none_or(|n| n == self.victim) {
+                pause().await;
+            }
+        };
+        soon("another leader of the seat", looking).await;
     }
 
     /// Heals everything, and judges the whole run against the stream of every node.
@@ -166,10 +181,11 @@ fn two_members_that_do_not_hear_each_other_harm_nobody() {
     });
 }
 
-/// The leader reaches the members and not etcd: it still answers reads, and its seat goes on.
+/// The leader reaches the members and not etcd: it still answers reads, and takes numbers through another node, until
+/// its lease has ended and its seat is another's (DESIGN 6.5).
 #[test]
-fn a_leader_that_is_cut_off_from_etcd_reads_on_and_its_seat_goes_to_another() {
-    let name = "a_leader_that_is_cut_off_from_etcd_reads_on_and_its_seat_goes_to_another";
+fn a_leader_that_is_cut_off_from_etcd_goes_on_until_its_seat_goes_to_another() {
+    let name = "a_leader_that_is_cut_off_from_etcd_goes_on_until_its_seat_goes_to_another";
     in_lan(name, async |lan| {
         let settings = [("LEASE_TTL", "3"), ("REFRESH_INTERVAL", "1")];
         let case = Case::start(lan, 66, &settings).await;
@@ -179,8 +195,47 @@ fn a_leader_that_is_cut_off_from_etcd_reads_on_and_its_seat_goes_to_another() {
         lan.cut_port(case.victim, case.cluster.etcd.port());
         let read = api.read(&key).await.unwrap();
         assert_eq!(read.payload, "x".as_bytes(), "linearizable, without etcd");
-        case.taken_over("cut off from etcd").await;
+        let watch = Stopwatch::start();
+        written(&mut api, &key).await;
+        let took = watch.elapsed();
+        say(&format!(
+            "cut off from etcd: the leader takes writes again after {took:?}"
+        ));
+        assert!(took < Duration::from_millis(1_200), "{took:?}");
+        assert_eq!(
+            case.leader_of_the_seat().await,
+            Some(case.victim),
+            "its lease lasts"
+        );
+        case.until_another_leads().await;
+        case.taken_over("after the lease of the leader").await;
         case.end(lan).await;
+    });
+}
+
+/// The same with the node that others ask for numbers first: they ask each other.
+#[test]
+fn a_controller_that_is_cut_off_from_etcd_stops_nobodys_writes() {
+    let name = "a_controller_that_is_cut_off_from_etcd_stops_nobodys_writes";
+    in_lan(name, async |lan| {
+        let cluster = Cluster::start_on(lan, 3, &[("SHARD_GROUPS", "4")]).await;
+        cluster.until_led(false).await;
+        let load = cluster.load(67);
+        load.more(100).await;
+        let victim = cluster.controller().await;
+        lan.cut_port(victim, cluster.etcd.port());
+        for _ in 0..10 {
+            let watch = Stopwatch::start();
+            load.more(20).await;
+            assert!(
+                watch.elapsed() < Duration::from_millis(1_500),
+                "{:?}",
+                watch.elapsed()
+            );
+        }
+        lan.heal(victim);
+        load.more(50).await;
+        cluster.judged(load, 200, &[0, 1, 2]).await;
     });
 }
 

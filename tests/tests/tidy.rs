@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("protocol", &["limits", "sabotage"]),
     ("storage", &["limits", "clock", "fatal", "sabotage"]),
-    ("coordination", &["limits", "clock"]),
+    ("coordination", &["limits", "clock", "sabotage"]),
     ("transport", &["protocol", "limits", "clock"]),
     ("cdc", &["storage", "limits", "clock", "blocking", "sabotage"]),
     (

@@ -1,5 +1,6 @@
 //! A node of a cluster: joins through etcd, opens what it has members of, and follows what the coordinator decides.
 
+use super::combining;
 use super::guarding::{GuardDriver, Memory};
 use super::handle::{SeatHandle, Shared, host_and_port};
 use super::members::{Members, Rooms, Tuning};
@@ -38,7 +39,7 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
     let connected = connected.remembering(memory.as_ref().map(|memory| memory.node));
     let coordinator = Arc::new(Box::pin(connected.join(data_dir.directory())).await?);
     let guarded = Arc::clone(&coordinator);
-    let telemetry = Arc::new(Telemetry::new());
+    let telemetry = Arc::new(Telemetry::counting(&coordinator.numbers_stats()));
     let rooms = Rooms::new(
         Arc::clone(&data_dir),
         coordinator,
@@ -53,7 +54,9 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
     .await?;
     // Before the first seat: none may ask for numbers that nobody guards.
     let seen = memory.map(|memory| memory.seen).unwrap_or_default();
-    let guard = GuardDriver::new(guarded, Arc::clone(&members), seen);
+    let guard = GuardDriver::new(Arc::clone(&guarded), Arc::clone(&members), seen);
+    // After that: others get numbers from here only when the guard lets them.
+    combining::connect(&guarded, &members.rooms.transport);
     let view = Arc::clone(&members.rooms.coordinator.view().borrow());
     let on_disk = data_dir.seats()?;
     let mine = seats_of(&view, members.rooms.coordinator.node_id());

@@ -5,6 +5,7 @@ mod append;
 mod change;
 mod cluster;
 mod cursors;
+mod combining;
 mod error;
 mod guarding;
 mod handle;

@@ -2,6 +2,7 @@
 
 use super::status::Status;
 use crate::clock;
+use crate::coordination::etcd::NumbersStats;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -103,6 +104,11 @@ impl Default for Telemetry {
 impl Telemetry {
     /// All metrics at zero.
     pub fn new() -> Self {
+        Self::counting(&NumbersStats::default())
+    }
+
+    /// The same, with what a coordinator counts about numbers.
+    pub fn counting(numbers: &NumbersStats) -> Self {
         let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_05, 2.0, 16));
         let mut this = Self {
             registry: Registry::with_prefix("rdb"),
@@ -128,6 +134,7 @@ impl Telemetry {
         };
         this.register_node();
         this.register_stream();
+        this.register_numbers(numbers);
         this.register_seats();
         this
     }
@@ -214,6 +221,36 @@ impl Telemetry {
             "How long the resolved mark has stood still although later seqs were handed out; 0 when it follows",
             Unit::Seconds,
             self.resolved_held_seconds.clone(),
+        );
+    }
+
+    /// The table's part for numbers; all zero for a node that stands alone.
+    fn register_numbers(&mut self, numbers: &NumbersStats) {
+        let r = &mut self.registry;
+        r.register(
+            "counter_txns",
+            "Txns of this node on etcd's counter that gave numbers",
+            numbers.txns.clone(),
+        );
+        r.register(
+            "counter_races_lost",
+            "Txns of this node on etcd's counter that another node's was before",
+            numbers.races_lost.clone(),
+        );
+        r.register(
+            "number_requests_served",
+            "Requests for numbers that txns of this node served, other nodes' included",
+            numbers.served.clone(),
+        );
+        r.register(
+            "number_requests_served_for_others",
+            "Those of them that other nodes passed on",
+            numbers.served_for_others.clone(),
+        );
+        r.register(
+            "number_requests_passed_on",
+            "Requests for numbers of this node that a txn of another node served",
+            numbers.passed_on.clone(),
         );
     }
 

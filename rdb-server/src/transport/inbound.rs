@@ -1,6 +1,6 @@
 //! What other nodes say to this one: whose stream is taken, and which of two.
 
-use super::{EXCHANGE_VERSION, Shared, TransportError, seen, wire};
+use super::{EXCHANGE_VERSION, Shared, TransportError, numbers, seen, wire};
 use crate::clock;
 use crate::limits::{CONNECT_TIMEOUT, REFUSALS_TOLD_MAX};
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -9,9 +9,11 @@ use rdb_proto::member::exchange_request::Part;
 use rdb_proto::member::exchange_response::Answer;
 use rdb_proto::member::member_server::Member;
 use rdb_proto::member::{
-    Batch, ExchangeRequest, ExchangeResponse, Hello, Refusal, RefusalReason, SeatMessage, TellSeenRequest,
-    TellSeenResponse, Welcome, tell_seen_response,
+    Batch, ExchangeRequest, ExchangeResponse, GiveNumbersRequest, GiveNumbersResponse, Hello, Refusal,
+    RefusalReason, SeatMessage, TellSeenRequest, TellSeenResponse, Welcome, give_numbers_response,
+    tell_seen_response,
 };
+use rdb_proto::numbers::NumbersWanted;
 use rdb_proto::types::NodeId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
@@ -239,6 +241,27 @@ impl Member for Inbound {
             Ok(_) => seen::answer(&self.shared).await?,
             Err(reason) => TellSeenResponse {
                 answer: Some(tell_seen_response::Answer::Refusal(Refusal {
+                    reason: reason.into(),
+                })),
+            },
+        };
+        Ok(Response::new(answer))
+    }
+
+    async fn give_numbers(
+        &self,
+        request: Request<GiveNumbersRequest>,
+    ) -> Result<Response<GiveNumbersResponse>, Status> {
+        let GiveNumbersRequest {
+            hello,
+            count,
+            generation,
+        } = request.into_inner();
+        let hello = hello.ok_or(RefusalReason::NoHello);
+        let answer = match hello.and_then(|hello| self.welcomed(&hello)) {
+            Ok(_) => numbers::answer(&self.shared, NumbersWanted { count, generation }).await?,
+            Err(reason) => GiveNumbersResponse {
+                answer: Some(give_numbers_response::Answer::Refusal(Refusal {
                     reason: reason.into(),
                 })),
             },

@@ -24,10 +24,12 @@
 //! | `inbound` | whose stream is taken, and which of two |
 //! | `seats` | where a message goes on this node |
 //! | `seen` | how nodes tell each other what they have seen of the coordinator |
+//! | `numbers` | how nodes ask each other for numbers |
 //! | `wire` | how a message is written |
 //! | `stats` | what is counted |
 
 mod inbound;
+mod numbers;
 mod peer;
 mod queue;
 mod seats;
@@ -38,6 +40,7 @@ mod tests;
 pub mod wire;
 
 pub use inbound::Inbound;
+pub use numbers::GivesNumbers;
 pub use seats::SeatMail;
 pub use seen::SeenAsked;
 pub use stats::{Count, TransportStats};
@@ -77,6 +80,8 @@ struct Shared {
     seats: Seats,
     /// Where questions go about what this node has seen of the coordinator.
     seen_asked: OnceLock<mpsc::Sender<SeenAsked>>,
+    /// Who takes numbers for other nodes.
+    giver: OnceLock<Arc<dyn GivesNumbers>>,
     stats: TransportStats,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -97,6 +102,7 @@ impl Transport {
             me,
             seats: Seats::default(),
             seen_asked: OnceLock::new(),
+            giver: OnceLock::new(),
             stats: TransportStats::default(),
             tasks,
             stopping,

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 /// The handle of a peer; its task ends when it is dropped.
@@ -29,6 +29,8 @@ use tonic::{Status, Streaming};
 pub(super) struct Peer {
     address: String,
     queue: Arc<Queue>,
+    /// For questions that are answered one by one; connected with the first of them.
+    calls: Option<Channel>,
     _closing: DropGuard,
 }
 
@@ -42,12 +44,18 @@ impl Peer {
         Self {
             address: address.to_owned(),
             queue,
+            calls: calls_to(address),
             _closing: closing.drop_guard(),
         }
     }
 
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// `None` when the address is none.
+    pub(super) fn calls(&self) -> Option<Channel> {
+        self.calls.clone()
     }
 
     pub(super) fn is_at(&self, address: &str) -> bool {
@@ -58,6 +66,17 @@ impl Peer {
     pub(super) fn send(&self, seat: SeatId, message: Message) -> bool {
         self.queue.put(seat, message)
     }
+}
+
+/// A channel that connects when it is first used, and anew when the connection broke.
+fn calls_to(address: &str) -> Option<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+    let endpoint = endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(PEER_KEEP_ALIVE)
+        .keep_alive_timeout(PEER_KEEP_ALIVE_TIMEOUT);
+    Some(endpoint.connect_lazy())
 }
 
 /// Why there is no stream to a peer.

@@ -7,13 +7,16 @@ use crate::clock;
 use crate::limits::{PEER_BATCH_BYTES, PEER_QUEUE_MESSAGES_MAX};
 use crate::protocol::{Append, LogEnd, Mark, Round};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::event::{EventKind, NewEvent, StoredEvents};
 use rdb_proto::member::RefusalReason;
+use rdb_proto::numbers::{NumbersGranted, NumbersWanted};
 use rdb_proto::types::{
     Epoch, EventId, GroupId, KeyName, LogIndex, Membership, Seq, Side, Timestamp, Version,
 };
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -401,6 +404,55 @@ async fn a_peer_that_moved_is_reached_at_its_new_address_and_one_that_left_is_le
     a.transport.send(b.id, seat(1), heartbeat(5));
     assert!(a.transport.stats().outbound_dropped.get() > before);
     assert!(b.mail.try_recv().is_err());
+}
+
+/// Gives numbers of generation 2 only.
+#[derive(Debug, Default)]
+struct Counting(AtomicU64);
+
+impl GivesNumbers for Counting {
+    fn give(&self, wanted: NumbersWanted) -> BoxFuture<'static, Option<NumbersGranted>> {
+        let before = self.0.fetch_add(wanted.count, Ordering::Relaxed);
+        let granted = NumbersGranted {
+            first: Seq(before).next(),
+            count: wanted.count,
+            time: Timestamp(9),
+            generation: 2,
+        };
+        Box::pin(async move { (wanted.generation == 2).then_some(granted) })
+    }
+}
+
+#[tokio::test]
+async fn numbers_are_asked_for_and_given() {
+    let (a, b) = (TestNode::start(1), TestNode::start(2));
+    let stranger = TestNode::start_at(3, Uuid::from_u128(1), "127.0.0.1:0".parse().unwrap());
+    b.transport.give_numbers(Arc::<Counting>::default());
+    stranger.transport.give_numbers(Arc::<Counting>::default());
+    a.knows(&[b.at(), stranger.at()]);
+    let ask = async |node, count, generation| {
+        let wanted = NumbersWanted { count, generation };
+        let asking = a.transport.ask_numbers(node, wanted);
+        clock::within(PATIENCE, asking).await.expect("an answer")
+    };
+    let first = ask(b.id, 3, 2).await.expect("numbers");
+    assert_eq!((first.first, first.count, first.generation), (Seq(1), 3, 2));
+    assert_eq!(ask(b.id, 1, 2).await.expect("numbers").first, Seq(4));
+    assert_eq!(
+        ask(b.id, 1, 1).await,
+        None,
+        "of a generation that it may not give"
+    );
+    assert_eq!(ask(stranger.id, 1, 2).await, None, "of another database");
+    assert_eq!(ask(NodeId(5), 1, 2).await, None, "nobody there");
+    let nobody = b.transport.ask_numbers(
+        a.id,
+        NumbersWanted {
+            count: 1,
+            generation: 2,
+        },
+    );
+    assert_eq!(nobody.await, None, "a node that gives none, and is not known");
 }
 
 #[tokio::test]

@@ -1,29 +1,250 @@
-//! Numbers: one txn at a time for everything that waits, so that a node never competes with itself (DESIGN 6.5).
+//! Numbers: one txn at a time for everything that waits, so that a node never competes with itself (DESIGN 6.5). What
+//! waits is asked for by the node's own seats, and by other nodes that passed it on ([`super::combiner`]).
 //!
 //! The txn compares the counter's **value**: an etcd that was restored can have the same revision with another value.
 
+use super::combiner::Combiner;
 use super::records::{CounterRecord, FORMAT, decode, encode};
 use super::session::{Numbers, Open};
 use super::{Shared, call, value_got};
 use crate::clock;
 use crate::coordination::{Allocation, CoordinationError};
-use crate::limits::{ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX, ETCD_CALL_TIMEOUT};
+use crate::limits::{ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX, ETCD_CALL_TIMEOUT, OWN_TXN_PATIENCE};
+use crate::sabotage::{self, Sabotage};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use rdb_proto::types::Seq;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Somebody who waits for numbers.
 pub(super) struct Wanted {
     pub(super) count: u64,
+    /// The generation that another node knows, whose request it is; `None`: a seat of this node asks.
+    pub(super) passed_on: Option<u64>,
     pub(super) reply: oneshot::Sender<Result<Allocation, CoordinationError>>,
+}
+
+impl Wanted {
+    /// Whoever is gone leaves a hole, and does not need to be told.
+    fn answer(self, answer: Result<Allocation, CoordinationError>) {
+        drop(self.reply.send(answer));
+    }
+}
+
+/// Where numbers came from.
+#[derive(Debug, Clone, Copy)]
+enum Taken {
+    /// A txn of this node, for all that waited.
+    Here(Numbered),
+    /// Another node's txn, for what this node's own seats asked for.
+    Elsewhere(Allocation),
+}
+
+/// What a txn of this node gave.
+#[derive(Debug, Clone, Copy)]
+struct Numbered {
+    allocation: Allocation,
+    generation: u64,
+}
+
+/// How many numbers are wanted.
+#[derive(Debug, Clone, Copy)]
+struct Total {
+    all: u64,
+    /// By this node's own seats.
+    own: u64,
+}
+
+impl Total {
+    fn of(waiting: &[Wanted]) -> Self {
+        let sum = |sum: u64, wanted: &Wanted| sum.saturating_add(wanted.count);
+        let own = waiting.iter().filter(|wanted| wanted.passed_on.is_none());
+        Self {
+            all: waiting.iter().fold(0, sum),
+            own: own.fold(0, sum),
+        }
+    }
+
+    /// What was passed on to this node stays here.
+    const fn may_be_passed_on(self) -> bool {
+        self.own == self.all
+    }
 }
 
 /// The node's only source of numbers.
 pub(super) struct Allocator {
     shared: Arc<Shared>,
-    /// The counter's value as last seen; `None` when that is not known.
+    txns: Txns,
+    combiner: Combiner,
+}
+
+impl Allocator {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            txns: Txns {
+                shared: Arc::clone(&shared),
+                seen: None,
+                is_clock_off: false,
+            },
+            combiner: Combiner::new(Arc::clone(&shared)),
+            shared,
+        }
+    }
+
+    /// Serves what waits until nobody can ask any more.
+    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Wanted>) {
+        let mut waiting = Vec::with_capacity(ALLOCATION_MERGE_MAX);
+        while queue.recv_many(&mut waiting, ALLOCATION_MERGE_MAX).await > 0 {
+            // Numbers for somebody who stopped waiting would be holes.
+            waiting.retain(|wanted: &Wanted| !wanted.reply.is_closed());
+            if waiting.is_empty() {
+                continue;
+            }
+            // Bounded as a whole: a node that is far from etcd could lose every race.
+            let taking = Box::pin(self.take(Total::of(&waiting)));
+            let taken = clock::within(ETCD_CALL_TIMEOUT, taking).await;
+            if !matches!(taken, Some(Ok(_))) {
+                self.distrust();
+            }
+            let late = || Err(unavailable(format!("no numbers within {ETCD_CALL_TIMEOUT:?}")));
+            let waiting = waiting.drain(..);
+            match taken.unwrap_or_else(late) {
+                Ok(Taken::Here(numbered)) => self.deal_to_all(numbered, waiting),
+                Ok(Taken::Elsewhere(allocation)) => self.deal_to_own(allocation, waiting),
+                Err(error) => waiting.for_each(|wanted| wanted.answer(Err(error.again()))),
+            }
+        }
+    }
+
+    async fn take(&mut self, total: Total) -> Result<Taken, CoordinationError> {
+        loop {
+            if total.may_be_passed_on()
+                && let Some(node) = self.combiner.preferred()
+                && let Some(allocation) = self.combiner.ask(node, total.own).await
+            {
+                return Ok(Taken::Elsewhere(allocation));
+            }
+            let after_a_race = self.combiner.after_a_race();
+            let after_a_race = after_a_race.filter(|_| total.may_be_passed_on());
+            let is_one_race = after_a_race.is_some();
+            if let Some(taken) = self.take_here_or_elsewhere(total, is_one_race).await? {
+                return Ok(taken);
+            }
+            if let Some(controller) = after_a_race {
+                self.combiner.prefer(controller);
+            }
+        }
+    }
+
+    /// By a txn of this node. Other nodes are asked too when it takes long, fails, or has no connection: of two answers
+    /// the first counts, and the numbers of the other are holes. `None` when `is_one_race` and that was lost.
+    async fn take_here_or_elsewhere(
+        &mut self,
+        total: Total,
+        is_one_race: bool,
+    ) -> Result<Option<Taken>, CoordinationError> {
+        let mut here = Box::pin(self.txns.take(total.all, is_one_race));
+        if self.shared.colleagues.get().is_none() {
+            return Ok(here.await?.map(Taken::Here));
+        }
+        if total.own == 0 {
+            // Who passed it on asks elsewhere by then, and the node's own seats wait behind it.
+            let late = || Err(unavailable(format!("no numbers within {OWN_TXN_PATIENCE:?}")));
+            let taken = clock::within(OWN_TXN_PATIENCE, here).await;
+            return Ok(taken.unwrap_or_else(late)?.map(Taken::Here));
+        }
+        let (patience, open) = match &*self.shared.numbers.borrow() {
+            Numbers::Open(open) => (OWN_TXN_PATIENCE, Some(open.clone())),
+            Numbers::Unguarded => (OWN_TXN_PATIENCE, None),
+            Numbers::Closed | Numbers::Judged => (Duration::ZERO, None),
+        };
+        let failed = CancellationToken::new();
+        let combiner = &mut self.combiner;
+        let mut elsewhere = Box::pin(async {
+            clock::within(patience, failed.cancelled()).await;
+            combiner.ask_anybody(total.own).await
+        });
+        let allocation = tokio::select! {
+            biased;
+            taken = &mut here => match taken {
+                Ok(taken) => return Ok(taken.map(Taken::Here)),
+                Err(error) => {
+                    failed.cancel();
+                    elsewhere.await.ok_or(error)?
+                }
+            },
+            allocation = &mut elsewhere => match allocation {
+                Some(allocation) => allocation,
+                None => return Ok(here.await?.map(Taken::Here)),
+            },
+        };
+        if let Some(open) = open {
+            open.broken.cancel();
+        }
+        Ok(Some(Taken::Elsewhere(allocation)))
+    }
+
+    /// No numbers came over the connection: the next ones are taken over another one, which is judged anew.
+    fn distrust(&self) {
+        if let Numbers::Open(open) = &*self.shared.numbers.borrow() {
+            open.broken.cancel();
+        }
+    }
+
+    /// Deals numbers out, in the order in which they were asked for.
+    fn deal_to_all(&self, numbered: Numbered, waiting: impl Iterator<Item = Wanted>) {
+        let stats = &self.shared.numbers_stats;
+        let Numbered {
+            allocation,
+            generation,
+        } = numbered;
+        let mut first = allocation.first;
+        for wanted in waiting {
+            let is_of_another = wanted.passed_on.is_some_and(|known| known != generation);
+            let is_passed_on = wanted.passed_on.is_some();
+            let next = first.plus(wanted.count);
+            wanted.answer(if is_of_another {
+                Err(unavailable("etcd was put right meanwhile".to_owned()))
+            } else {
+                Ok(Allocation { first, ..allocation })
+            });
+            stats.served.inc();
+            stats.served_for_others.inc_by(u64::from(is_passed_on));
+            if !is_passed_on || !sabotage::is(Sabotage::CombinerReusesRange) {
+                first = next;
+            }
+        }
+    }
+
+    /// The same with numbers that another node took, which are for the node's own seats.
+    fn deal_to_own(&self, allocation: Allocation, waiting: impl Iterator<Item = Wanted>) {
+        let mut first = allocation.first;
+        for wanted in waiting {
+            if wanted.passed_on.is_some() {
+                wanted.answer(Err(unavailable("this node does not reach etcd".to_owned())));
+                continue;
+            }
+            let next = first.plus(wanted.count);
+            wanted.answer(Ok(Allocation { first, ..allocation }));
+            self.shared.numbers_stats.passed_on.inc();
+            first = next;
+        }
+    }
+}
+
+fn unavailable(why: String) -> CoordinationError {
+    CoordinationError::Unavailable {
+        what: "the counter",
+        why,
+    }
+}
+
+/// The txns of this node.
+struct Txns {
+    shared: Arc<Shared>,
+    /// The counter's value as last seen; `None` when that is not known, as while a txn is under way.
     seen: Option<Value>,
     /// Whether the clock is known to be behind, and was complained of.
     is_clock_off: bool,
@@ -42,49 +263,9 @@ impl Value {
     }
 }
 
-impl Allocator {
-    pub(super) const fn new(shared: Arc<Shared>) -> Self {
-        Self {
-            shared,
-            seen: None,
-            is_clock_off: false,
-        }
-    }
-
-    /// Serves what waits until nobody can ask any more.
-    pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Wanted>) {
-        let mut waiting = Vec::with_capacity(ALLOCATION_MERGE_MAX);
-        while queue.recv_many(&mut waiting, ALLOCATION_MERGE_MAX).await > 0 {
-            let count = waiting
-                .iter()
-                .map(|wanted| wanted.count)
-                .fold(0, u64::saturating_add);
-            // Bounded as a whole: a node that is far from etcd could lose every race.
-            let taken = clock::within(ETCD_CALL_TIMEOUT, Box::pin(self.take(count))).await;
-            if !matches!(taken, Some(Ok(_))) {
-                self.distrust();
-            }
-            let late = || {
-                Err(CoordinationError::Unavailable {
-                    what: "the counter",
-                    why: format!("no numbers within {ETCD_CALL_TIMEOUT:?}"),
-                })
-            };
-            match taken.unwrap_or_else(late) {
-                Ok(allocation) => deal(allocation, waiting.drain(..)),
-                Err(error) => {
-                    // What became of the txn is not known; whoever took the numbers never learns them.
-                    self.seen = None;
-                    for wanted in waiting.drain(..) {
-                        // Whoever is gone does not need to be told.
-                        drop(wanted.reply.send(Err(error.again())));
-                    }
-                }
-            }
-        }
-    }
-
-    async fn take(&mut self, count: u64) -> Result<Allocation, CoordinationError> {
+impl Txns {
+    /// `None` when another node's txn was before this node's, and `is_one_race`.
+    async fn take(&mut self, count: u64, is_one_race: bool) -> Result<Option<Numbered>, CoordinationError> {
         let over = self.connection().await?;
         loop {
             let seen = match self.seen.take() {
@@ -105,8 +286,12 @@ impl Allocator {
             let answer = call("the counter", over.client.kv_client().txn(txn)).await?;
             if answer.succeeded() {
                 self.shared.saw_counter(next.last());
+                self.shared.numbers_stats.txns.inc();
                 self.seen = Some(Value { record: next, bytes });
-                return Ok(allocation);
+                return Ok(Some(Numbered {
+                    allocation,
+                    generation: over.generation,
+                }));
             }
             let found = self.value(value_got(&answer), floor)?;
             if found == seen {
@@ -117,6 +302,10 @@ impl Allocator {
                 });
             }
             self.seen = Some(found);
+            self.shared.numbers_stats.races_lost.inc();
+            if is_one_race {
+                return Ok(None);
+            }
         }
     }
 
@@ -124,13 +313,9 @@ impl Allocator {
     async fn connection(&self) -> Result<Open, CoordinationError> {
         let mut numbers = self.shared.numbers.subscribe();
         let judged = numbers.wait_for(|numbers| !matches!(numbers, Numbers::Judged));
-        let unavailable = |why: &str| CoordinationError::Unavailable {
-            what: "the counter",
-            why: why.to_owned(),
-        };
         let numbers = judged
             .await
-            .map_err(|_closed| unavailable("the node is stopping"))?;
+            .map_err(|_closed| unavailable("the node is stopping".to_owned()))?;
         match &*numbers {
             Numbers::Open(open) => Ok(open.clone()),
             Numbers::Unguarded => Ok(Open {
@@ -138,16 +323,9 @@ impl Allocator {
                 generation: self.shared.known().mirror.generation(),
                 broken: CancellationToken::new(),
             }),
-            Numbers::Closed | Numbers::Judged => {
-                Err(unavailable("no connection to etcd was found to be safe"))
-            }
-        }
-    }
-
-    /// No numbers came over the connection: the next ones are taken over another one, which is judged anew.
-    fn distrust(&self) {
-        if let Numbers::Open(open) = &*self.shared.numbers.borrow() {
-            open.broken.cancel();
+            Numbers::Closed | Numbers::Judged => Err(unavailable(
+                "no connection to etcd was found to be safe".to_owned(),
+            )),
         }
     }
 
@@ -216,15 +394,5 @@ impl Allocator {
         };
         let first = last.next();
         (next, Allocation { first, time })
-    }
-}
-
-/// Deals the numbers out, in the order in which they were asked for.
-fn deal(allocation: Allocation, waiting: impl Iterator<Item = Wanted>) {
-    let mut first = allocation.first;
-    for Wanted { count, reply } in waiting {
-        // Whoever is gone leaves a hole.
-        drop(reply.send(Ok(Allocation { first, ..allocation })));
-        first = first.plus(count);
     }
 }

@@ -3,7 +3,7 @@
 use super::endpoints::{Moves, OneAtATime};
 use super::records::{ConfigRecord, CounterRecord, FORMAT, IdRecord, Keys, decode, encode};
 use super::session::Numbers;
-use super::{EtcdCoordinator, EtcdSettings, Known, Shared, call, grant, value_got};
+use super::{EtcdCoordinator, EtcdSettings, Known, NumbersStats, Shared, call, grant, value_got};
 use crate::clock::{self, BackOff};
 use crate::coordination::{CoordinationError, View};
 use crate::limits::{
@@ -13,7 +13,7 @@ use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOpt
 use rdb_proto::limits::SLOTS;
 use rdb_proto::types::{NodeId, Seq};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::watch as channel;
 use uuid::Uuid;
 
@@ -263,6 +263,8 @@ impl Connected {
             counter: channel::Sender::new(Seq::ZERO),
             floor: AtomicU64::new(0),
             numbers: channel::Sender::new(Numbers::Unguarded),
+            numbers_stats: NumbersStats::default(),
+            colleagues: OnceLock::new(),
             directory,
             lease: channel::Sender::new(Some(lease)),
         });

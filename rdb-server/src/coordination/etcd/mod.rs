@@ -16,11 +16,13 @@
 //! | `mirror` | what is known, and what the rest of the node sees of it |
 //! | `election` | the txns of a seat |
 //! | `allocator` | one txn at a time for all numbers that wait |
+//! | `combiner` | which requests for numbers another node serves |
 //! | `controller` | the node that places groups and replaces members |
 //! | `orders` | what leaders and operators tell the controller |
 //! | `placement` | which nodes get which groups |
 
 mod allocator;
+mod combiner;
 mod connection;
 mod controller;
 mod election;
@@ -35,6 +37,7 @@ mod session;
 mod tls;
 mod watch;
 
+pub use combiner::{Colleagues, NumbersStats};
 pub use join::{Connected, connect};
 pub use session::Session;
 pub use tls::EtcdTls;
@@ -55,7 +58,7 @@ use session::Numbers;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio_util::sync::CancellationToken;
@@ -138,6 +141,9 @@ struct Shared {
     floor: AtomicU64,
     /// Over which connection numbers are taken.
     numbers: channel::Sender<Numbers>,
+    numbers_stats: NumbersStats,
+    /// Who may be asked for numbers in place of etcd.
+    colleagues: OnceLock<Arc<dyn Colleagues>>,
     /// Its data directory.
     directory: Uuid,
     /// The lease that this node holds now.
@@ -369,7 +375,11 @@ impl Coordinator for EtcdCoordinator {
             why: "the node is stopping".to_owned(),
         };
         self.wanted
-            .send(Wanted { count, reply })
+            .send(Wanted {
+                count,
+                passed_on: None,
+                reply,
+            })
             .await
             .map_err(|_closed| gone())?;
         answer.await.map_err(|_closed| gone())?
