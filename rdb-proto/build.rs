@@ -22,10 +22,11 @@ const INTERNAL: [&str; 1] = ["rdb/v1/member.proto"];
 /// A sub-message and a `bytes` field look the same on the wire. The log already holds events in wire form, so
 /// the generated Rust treats these as bytes: the server passes them on without decoding. Other languages see
 /// the typed message of the `.proto`.
-const PASSED_THROUGH: [(&str, &str); 3] = [
+const PASSED_THROUGH: [(&str, &str); 4] = [
     ("SubscribeResponse", "changes"),
     ("HistoryResponse", "events"),
     ("ReadResponse", "event"),
+    ("SnapshotAnswer", "event"),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -60,7 +60,9 @@ pub use etcd::{EtcdOptions, node_addresses};
 pub use rdb_proto::event::{Change, Event, EventKind, Expectation};
 pub use rdb_proto::reason::{Happened, Reason};
 pub use rdb_proto::types::{Collection, EventId, Key, KeyName, Seq, Timestamp, Version};
-pub use read::{Consistency, History, HistoryOptions, KeyPage, KeyState, ReadAnswer, ReadOptions};
+pub use read::{
+    Consistency, History, HistoryOptions, KeyPage, KeyState, KeyThen, ReadAnswer, ReadOptions, Snapshot,
+};
 pub use status::{GroupStatus, HeldMark, MemberProgress, NodeStatus, SeatStatus, SlotRange, Status};
 pub use subscribe::{EventBatch, Filter, Message, Start, Subscription};
 pub use write::{NewEvent, Receipt, Stored, derived_event_id};

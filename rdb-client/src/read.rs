@@ -7,6 +7,7 @@ use crate::write::collection_to_wire;
 use crate::{Collection, Error, Event, KeyName, Seq, Version};
 use futures::Stream;
 use rdb_proto::event::decode_batch;
+use rdb_proto::limits::SNAPSHOT_KEYS_MAX;
 use rdb_proto::v1;
 use std::collections::VecDeque;
 use std::fmt;
@@ -48,6 +49,26 @@ pub struct ReadAnswer {
     pub event: Event,
     /// The answer is complete up to this seq.
     pub as_of: Seq,
+}
+
+/// Several keys as of one seq.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// That seq.
+    pub as_of: Seq,
+    /// The keys, in the order in which they were asked for.
+    pub keys: Vec<KeyThen>,
+}
+
+/// What a key was at the seq of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyThen {
+    /// The key.
+    pub name: KeyName,
+    /// Its latest event; `None` when it had none, or was deleted.
+    pub event: Option<Event>,
+    /// Version of that event or of the delete; [`Version::ZERO`] when it was never written.
+    pub version: Version,
 }
 
 /// Which part of a key's history to read.
@@ -113,6 +134,49 @@ impl Client {
             event: Event::decode(answer.event).map_err(Error::bad_answer)?,
             as_of,
         })
+    }
+
+    /// Reads several keys as they were at one seq: now, or at `at`. Sees every write that was acknowledged before, and of
+    /// no two writes the later one without the earlier.
+    ///
+    /// # Errors
+    /// `SEQ_AHEAD` for a seq not reached yet; `COORDINATOR_AWAY` when the counter cannot be read. A key that is not
+    /// there is no error.
+    pub async fn snapshot(&self, names: &[KeyName], at: Option<Seq>) -> Result<Snapshot, Error> {
+        let mut as_of = at;
+        let mut keys = Vec::with_capacity(names.len());
+        while let Some(rest) = names.get(keys.len()..).filter(|rest| !rest.is_empty()) {
+            let page = rest.get(..SNAPSHOT_KEYS_MAX).unwrap_or(rest);
+            let wire = |name: &KeyName| v1::SnapshotKey {
+                collection: collection_to_wire(name),
+                key: name.key.as_str().to_owned(),
+            };
+            let request = v1::SnapshotRequest {
+                keys: page.iter().map(wire).collect(),
+                at_seq: as_of.map(Seq::get),
+            };
+            let make = |attempt: Attempt| {
+                let request = attempt.request(request.clone());
+                async move { attempt.node.data().snapshot(request).await }
+            };
+            let (answer, _attempts) = self.call(CallKind::Read, None, make).await?;
+            let answer = answer.into_inner();
+            if answer.answers.is_empty() {
+                return Err(Error::bad_answer("a snapshot without answers"));
+            }
+            as_of = Some(Seq(answer.seq));
+            for (name, answer) in page.iter().zip(answer.answers) {
+                let event = (!answer.event.is_empty()).then(|| Event::decode(answer.event));
+                keys.push(KeyThen {
+                    name: name.clone(),
+                    event: event.transpose().map_err(Error::bad_answer)?,
+                    version: Version(answer.version),
+                });
+            }
+        }
+        let as_of = as_of.unwrap_or_default();
+        self.note_seq(as_of);
+        Ok(Snapshot { as_of, keys })
     }
 
     /// Reads the events of a key. Nothing is sent before the first [`History::next`].

@@ -109,6 +109,37 @@ fn write_read_delete_and_read_again() {
     );
 }
 
+/// One line a key, in the order of the arguments; what is not there is said.
+#[test]
+fn a_snapshot_prints_a_line_for_each_key() {
+    let fake = Fake::start();
+    for key in ["a", "b"] {
+        run(&fake, &["write", "-k", key, "-p", "x"]).ok();
+    }
+    run(&fake, &["delete", "-k", "b"]).ok();
+    let lines = run(&fake, &["snapshot", "-o", "json", "never", "a", "b"])
+        .ok()
+        .lines();
+    assert_eq!(names(&lines[1]), EVENT_FIELDS);
+    assert_eq!(
+        [lines[0].to_string(), lines[2].to_string()],
+        [
+            r#"{"collection":"default","key":"never","version":0,"absent":true}"#,
+            r#"{"collection":"default","key":"b","version":2,"absent":true}"#,
+        ]
+    );
+    let then = run(&fake, &["snapshot", "-o", "json", "b", "--at", "2"])
+        .ok()
+        .json();
+    assert_eq!(
+        (then["version"].as_u64(), then["payload"].as_str()),
+        (Some(1), Some("x"))
+    );
+    let text = run(&fake, &["snapshot", "b", "never"]).ok();
+    assert_eq!(text.out, "b  deleted, at version 2\nnever  never written\n");
+    assert_eq!(text.err, "as of seq 3\n");
+}
+
 #[test]
 fn write_and_delete_answer_in_json() {
     let fake = Fake::start();

@@ -192,6 +192,35 @@ async fn a_deleted_key_is_not_found_and_keeps_its_history() {
     );
 }
 
+/// However many answers it takes.
+#[tokio::test]
+async fn a_snapshot_is_of_one_seq() {
+    let fake = Fake::start();
+    let client = client(&fake);
+    for name in ["a", "b", "a"] {
+        write(&client, name, "x").await;
+    }
+    client
+        .delete(&key("b"), NewEvent::new(""), Expectation::Exists)
+        .await
+        .unwrap();
+    let names = ["a", "b", "never", "a", "b"].map(key);
+    let versions = async |at| {
+        let snapshot = client.snapshot(&names, at).await.unwrap();
+        assert!(snapshot.keys.iter().map(|key| &key.name).eq(&names));
+        let keys = snapshot.keys.iter();
+        let keys = keys.map(|key| (key.version.get(), key.event.is_some()));
+        (snapshot.as_of.get(), keys.collect::<Vec<_>>())
+    };
+    let (there, deleted, never) = ((2, true), (2, false), (0, false));
+    assert_eq!(
+        versions(None).await,
+        (4, vec![there, deleted, never, there, deleted])
+    );
+    let (a, b) = ((1, true), (1, true));
+    assert_eq!(versions(Some(Seq(2))).await, (2, vec![a, b, never, a, b]));
+}
+
 #[tokio::test]
 async fn keys_come_in_pages() {
     let fake = Fake::start();

@@ -47,6 +47,9 @@ pub const SUBSCRIPTION_NAME_BYTES_MAX: usize = 256;
 /// Most keys in a page of a key listing.
 pub const LIST_KEYS_PAGE_MAX: usize = 1_000;
 
+/// Most keys of one snapshot.
+pub const SNAPSHOT_KEYS_MAX: usize = 1_000;
+
 /// Slots that keys are hashed to. Part of the on-disk format: never change it.
 pub const SLOTS: u16 = 1_024;
 

@@ -366,6 +366,13 @@ pub const COMBINER_PREFERRED: Duration = Duration::from_secs(1);
 /// whoever answers second leaves a hole; and little enough that a leader that lost etcd alone writes again in a second.
 pub const OWN_TXN_PATIENCE: Duration = Duration::from_millis(500);
 
+/// Keys of a snapshot that are read at once: some of them at other nodes, and each may be an event of the largest size.
+pub const SNAPSHOT_READS_MAX: usize = 8;
+
+/// Bytes of a snapshot's answers after which no further key is answered: with one more event of the largest size they
+/// fit a message.
+pub const SNAPSHOT_BYTES: usize = MESSAGE_BYTES_MAX / 2;
+
 /// By how much the clock may be behind the time of the last event before the log says so.
 pub const CLOCK_OFF_MAX: Duration = Duration::from_secs(10);
 

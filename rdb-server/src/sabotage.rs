@@ -105,6 +105,8 @@ sabotages! {
     SnapshotSeam = "snapshot_seam";
     /// Numbers that a node took for another one are given to the next who asks, too (rule 6.5).
     CombinerReusesRange = "combiner_reuses_range";
+    /// Each key of a snapshot is read as it is when its turn comes (rule 6.7).
+    SnapshotTorn = "snapshot_torn";
 }
 
 #[cfg(not(feature = "sabotage"))]

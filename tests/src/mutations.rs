@@ -136,6 +136,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "a_node_that_knows_less_than_the_copy_gets_no_number_twice",
     ),
     mutation(
+        "snapshot_torn",
+        "several keys as of one seq",
+        "snapshot",
+        "no_snapshot_sees_a_write_without_the_one_before_it",
+    ),
+    mutation(
         "combiner_reuses_range",
         "numbers that another node took",
         "combiner",

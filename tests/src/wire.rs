@@ -180,6 +180,33 @@ impl Api {
         self.read_request(request).await
     }
 
+    /// Keys of the default collection as of one seq, that of now or the one that is named: the seq, and what each key
+    /// was, with its version.
+    pub async fn snapshot(
+        &mut self,
+        keys: &[&str],
+        at: Option<u64>,
+    ) -> Answer<(u64, Vec<(Option<Event>, u64)>)> {
+        let key = |key: &&str| v1::SnapshotKey {
+            key: (*key).to_owned(),
+            ..Default::default()
+        };
+        let request = v1::SnapshotRequest {
+            keys: keys.iter().map(key).collect(),
+            at_seq: at,
+        };
+        let answer = soon("an answer to a snapshot", self.data.snapshot(request))
+            .await?
+            .into_inner();
+        let event = |encoded: Bytes| {
+            let event = || Event::decode(encoded.clone()).expect("a node answers with events");
+            (!encoded.is_empty()).then(event)
+        };
+        let answers = answer.answers.into_iter();
+        let keys = answers.map(|answer| (event(answer.event), answer.version));
+        Ok((answer.seq, keys.collect()))
+    }
+
     /// Reads as the request says.
     pub async fn read_request(&mut self, request: v1::ReadRequest) -> Answer<Event> {
         let answer = soon("an answer to a read", self.data.read(request))

@@ -371,6 +371,28 @@ impl Data for Service {
         }))
     }
 
+    /// Answers two keys at most.
+    async fn snapshot(
+        &self,
+        request: Request<v1::SnapshotRequest>,
+    ) -> Result<Response<v1::SnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let state = self.state();
+        let last = u64::try_from(state.events.len()).unwrap();
+        let seq = request.at_seq.unwrap_or(last);
+        let answer = |key: &v1::SnapshotKey| {
+            let events = state.of_key(&key.collection, &key.key);
+            let last = events.into_iter().rfind(|event| event.seq <= seq);
+            let event = last.filter(|event| event.kind == i32::from(EventKind::Write));
+            v1::SnapshotAnswer {
+                event: event.map(encode).unwrap_or_default(),
+                version: last.map_or(0, |event| event.version),
+            }
+        };
+        let answers = request.keys.iter().take(2).map(answer).collect();
+        Ok(Response::new(v1::SnapshotResponse { seq, answers }))
+    }
+
     type HistoryStream = Answers<v1::HistoryResponse>;
 
     async fn history(

@@ -9,6 +9,7 @@ mod forward;
 pub mod grpc;
 pub mod http;
 mod read;
+mod snapshot;
 mod status;
 mod subscribe;
 mod subscriptions;
@@ -116,6 +117,14 @@ impl Data for Api {
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<v1::ReadResponse>, Status> {
         self.call(Method::Read, read::read(self, request)).await
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<v1::SnapshotRequest>,
+    ) -> Result<Response<v1::SnapshotResponse>, Status> {
+        self.call(Method::Snapshot, snapshot::snapshot(self, request))
+            .await
     }
 
     type HistoryStream = read::History;

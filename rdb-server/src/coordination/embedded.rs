@@ -301,6 +301,11 @@ impl Coordinator for EmbeddedCoordinator {
         })
     }
 
+    async fn latest(&self) -> Result<Seq, CoordinationError> {
+        // What is acknowledged is durable.
+        Ok(*self.durable.borrow())
+    }
+
     fn counter(&self) -> watch::Receiver<Seq> {
         self.durable.subscribe()
     }

@@ -129,6 +129,12 @@ pub trait Coordinator: Send + Sync + std::fmt::Debug {
     /// When `count` is 0.
     async fn allocate(&self, count: u64) -> Result<Allocation, CoordinationError>;
 
+    /// The counter, read after this call began: at or above the seq of every event acknowledged before.
+    ///
+    /// # Errors
+    /// [`CoordinationError`]; nothing was changed.
+    async fn latest(&self) -> Result<Seq, CoordinationError>;
+
     /// The counter, as far as a resolved mark may go (DESIGN 7): once it has shown a value, no start of any node
     /// hands out that number or a lower one.
     fn counter(&self) -> watch::Receiver<Seq>;

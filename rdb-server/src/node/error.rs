@@ -80,6 +80,9 @@ pub enum NodeError {
     /// An operator's order was not written down.
     #[error("the order is not written down: {0}")]
     NotOrdered(#[source] CoordinationError),
+    /// The counter cannot be read now.
+    #[error("the counter cannot be read: {0}")]
+    CounterUnread(#[source] CoordinationError),
     /// The address that another node gave cannot be one.
     #[error("another node says that it is reached at {0:?}, which is no address")]
     Address(String),
@@ -187,7 +190,8 @@ impl NodeError {
             Self::Refused {
                 refusal: Refusal::NoNumbers,
                 ..
-            } => Reason::CoordinatorAway,
+            }
+            | Self::CounterUnread(_) => Reason::CoordinatorAway,
             Self::NotHere(_) | Self::Address(_) => Reason::NotMember,
             Self::UnknownNode(_) => Reason::NodeUnknown,
             Self::OrderRefused(_) | Self::NotOrdered(CoordinationError::Changed { .. }) => {
@@ -260,7 +264,9 @@ impl NodeError {
                     ("free_bytes", free_bytes.to_string()),
                 ]
             }
-            Self::OrderRefused(_) | Self::NotOrdered(_) | Self::ShuttingDown => Vec::new(),
+            Self::OrderRefused(_) | Self::NotOrdered(_) | Self::CounterUnread(_) | Self::ShuttingDown => {
+                Vec::new()
+            }
             Self::StreamEnded { resume_after } => vec![("resume_after", resume_after.to_string())],
             Self::SeqAhead { seq, resolved } => {
                 vec![("seq", seq.to_string()), ("resolved", resolved.to_string())]

@@ -4,8 +4,8 @@
 mod append;
 mod change;
 mod cluster;
-mod cursors;
 mod combining;
+mod cursors;
 mod error;
 mod guarding;
 mod handle;
@@ -18,6 +18,7 @@ mod request;
 mod route;
 mod seat_driver;
 mod slots;
+mod snapshot;
 mod standing;
 pub mod status;
 mod subscribe;
@@ -34,6 +35,7 @@ pub use handle::Handle;
 pub use history::HistoryPages;
 pub use request::{Append, At, Found, HistoryRange, KeyRange, Stored};
 pub use route::{Need, Peer, Route};
+pub use snapshot::KeyThen;
 pub use tasks::Tasks;
 
 use crate::clock;

@@ -12,7 +12,7 @@ use crate::protocol::KeyState;
 use crate::storage::{Located, LogReader, Standing, StorageError};
 use bytes::Bytes;
 use rdb_proto::event::{Event, EventKind};
-use rdb_proto::types::{Key, KeyName, LogIndex, SeatId, Seq};
+use rdb_proto::types::{Key, KeyName, LogIndex, SeatId, Seq, Version};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -22,6 +22,15 @@ impl Handle {
     /// # Errors
     /// [`NodeError::KeyNotFound`], [`NodeError::SeqAhead`], a refusal of the seat, or [`NodeError::Storage`].
     pub async fn read(&self, name: &KeyName, at: At) -> Result<Found, NodeError> {
+        self.read_with_version(name, at).await.map(|(found, _)| found)
+    }
+
+    /// The same, with the event's version.
+    pub(super) async fn read_with_version(
+        &self,
+        name: &KeyName,
+        at: At,
+    ) -> Result<(Found, Version), NodeError> {
         let seat = self.here(name)?;
         let as_of = self.catch_up(&seat, at).await?;
         let located = match at {
@@ -44,10 +53,11 @@ impl Handle {
             };
             return Err(not_found(state));
         }
-        Ok(Found {
+        let found = Found {
             encoded,
             as_of: as_of.max(event.seq),
-        })
+        };
+        Ok((found, event.version))
     }
 
     /// Reads events of a key in the order of their versions, page by page.
@@ -124,6 +134,21 @@ impl Handle {
         Ok(as_of)
     }
 
+    /// Refuses a seq above `resolved` that was not handed out. This node may not have heard of the newest ones yet, so the
+    /// counter itself decides; while it cannot be read, nothing is refused.
+    ///
+    /// # Errors
+    /// [`NodeError::SeqAhead`].
+    pub async fn check_handed_out(&self, seq: Seq, resolved: Seq) -> Result<(), NodeError> {
+        if seq <= resolved || seq <= self.counter() {
+            return Ok(());
+        }
+        match self.shared.coordinator.latest().await {
+            Ok(latest) if seq > latest => Err(NodeError::SeqAhead { seq, resolved }),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Waits for seats to be resolved up to `seq`, when that was handed out: whoever was just told a seq may ask for it
     /// before the mark has followed.
     pub(super) async fn resolved_up_to(&self, seq: Seq, mut mark: SeatsMark) -> Result<(), NodeError> {
@@ -132,10 +157,7 @@ impl Handle {
             seq,
             resolved: now.seq(),
         };
-        // In a cluster this node may not have heard of the newest seqs yet.
-        if self.is_standalone() && seq > self.counter() {
-            return Err(ahead());
-        }
+        self.check_handed_out(seq, now.seq()).await?;
         let waited = tokio::select! {
             waited = clock::within(RESOLVE_WAIT, mark.reached(seq)) => waited,
             () = self.shared.tasks.stopping() => return Err(NodeError::ShuttingDown),

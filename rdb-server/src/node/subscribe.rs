@@ -3,8 +3,6 @@
 use super::error::NodeError;
 use super::handle::Handle;
 use crate::cdc::{SeatSource, Selection, Start, Subscription};
-use crate::clock;
-use crate::limits::RESOLVE_WAIT;
 use crate::protocol::Refusal;
 use rdb_proto::types::{SeatId, Seq};
 use std::sync::Arc;
@@ -43,23 +41,6 @@ impl Handle {
         seats
             .into_iter()
             .partition(|seat| members.contains_key(seat) && !learns(seat))
-    }
-
-    /// Waits until this node has heard that a seq was handed out.
-    ///
-    /// # Errors
-    /// [`NodeError::SeqAhead`] when it has not.
-    pub async fn handed_out(&self, seq: Seq) -> Result<(), NodeError> {
-        let mut counter = self.shared.coordinator.counter();
-        let heard = clock::within(RESOLVE_WAIT, counter.wait_for(|counter| *counter >= seq)).await;
-        match heard {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(_closed)) => Err(NodeError::ShuttingDown),
-            None => Err(NodeError::SeqAhead {
-                seq,
-                resolved: self.shared.marks.resolved(),
-            }),
-        }
     }
 
     /// Begins a change stream of these seats, with marks no more often than each `mark_interval`.

@@ -23,6 +23,7 @@ pub enum Method {
     AppendStream,
     Delete,
     Read,
+    Snapshot,
     History,
     ListKeys,
     Subscribe,

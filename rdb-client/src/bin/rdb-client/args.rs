@@ -189,6 +189,13 @@ Examples:
   rdb-client read -k Deep -o json | jq -r .payload")]
     Read(ReadArgs),
 
+    /// Read several keys as they were at one moment: no write is seen without those before it
+    #[command(before_help = "\
+Examples:
+  rdb-client snapshot account/1 account/2
+  rdb-client snapshot account/1 account/2 --at 8123 -o json")]
+    Snapshot(SnapshotArgs),
+
     /// List the events of a key in the order of their versions
     #[command(before_help = "\
 Examples:
@@ -335,6 +342,17 @@ Examples:
 Examples:
   rdb-client admin remove n3")]
     Remove(NodeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SnapshotArgs {
+    /// The keys
+    #[arg(value_name = "KEY", required = true)]
+    pub(crate) keys: Vec<String>,
+
+    /// As the database stood at this seq
+    #[arg(long, value_name = "SEQ", value_parser = parse_seq)]
+    pub(crate) at: Option<Seq>,
 }
 
 #[derive(Debug, Args)]

@@ -76,6 +76,15 @@ impl Context {
         KeyName::new(collection, key).map_err(|error| not_valid(error.into()))
     }
 
+    /// Keys of the collection that the command is about.
+    pub(crate) fn names(&self, keys: &[String]) -> Result<Vec<KeyName>, Failure> {
+        let collection = self.globals.collection.as_deref().unwrap_or_default();
+        let names = keys.iter().map(|key| KeyName::new(collection, key));
+        names
+            .map(|name| name.map_err(|error| not_valid(error.into())))
+            .collect()
+    }
+
     /// The collection that the command is about.
     pub(crate) fn collection(&self) -> Result<Collection, Failure> {
         Collection::new(self.globals.collection.as_deref().unwrap_or_default())

@@ -102,12 +102,14 @@ async fn run(cli: Cli, output: Output) -> ExitCode {
     }
 }
 
+#[expect(clippy::cognitive_complexity, reason = "a line for each command")]
 async fn perform(context: &mut Context, command: Command) -> Result<(), Failure> {
     match command {
         Command::Write(args) => write::write(context, args).await,
         Command::Delete(args) => write::delete(context, args).await,
         Command::Append(args) => write::append(context, args).await,
         Command::Read(args) => read::read(context, args).await,
+        Command::Snapshot(args) => read::snapshot(context, args).await,
         Command::History(args) => read::history(context, args).await,
         Command::Keys(args) => read::keys(context, args).await,
         Command::Import(args) => Box::pin(import::import(context, args)).await,

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use console::Term;
 use jiff::Timestamp as Time;
-use rdb_client::{Event, KeyState, Receipt, Stored, Timestamp};
+use rdb_client::{Event, KeyState, KeyThen, Receipt, Stored, Timestamp, Version};
 use serde::Serialize;
 use serde::de::IgnoredAny;
 use std::collections::BTreeMap;
@@ -122,6 +122,26 @@ impl Output {
             // Where it cannot be written, it did not come to be.
             drop(io::stderr().write_all(b"\r\x1b[2K"));
         }
+    }
+
+    /// Writes that a key was not there.
+    pub(crate) fn absent(&mut self, key: &KeyThen) -> io::Result<()> {
+        if self.is_json() {
+            return self.json(&AbsentJson {
+                collection: key.name.collection.as_str(),
+                key: key.name.key.as_str(),
+                version: key.version.get(),
+                absent: true,
+            });
+        }
+        let name = self.paint(Look::Bold, &key.name.key);
+        let why = if key.version == Version::ZERO {
+            "never written".to_owned()
+        } else {
+            format!("deleted, at version {}", key.version)
+        };
+        let why = self.paint(Look::Dim, why);
+        self.text(format_args!("{name}  {why}"))
     }
 
     /// Writes an acknowledgement.
@@ -328,6 +348,16 @@ fn copy_string(chars: &mut impl Iterator<Item = char>, out: &mut String) {
 fn break_line(out: &mut String, depth: usize) {
     out.push('\n');
     out.push_str(&"  ".repeat(depth));
+}
+
+/// A key without an event, in a snapshot.
+#[derive(Debug, Serialize)]
+struct AbsentJson<'a> {
+    collection: &'a str,
+    key: &'a str,
+    /// Of the delete; 0 when the key was never written.
+    version: u64,
+    absent: bool,
 }
 
 /// An event, as every command prints it.

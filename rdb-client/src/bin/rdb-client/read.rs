@@ -1,10 +1,10 @@
 //! `read`, `history` and `keys`.
 
-use crate::args::{HistoryArgs, KeysArgs, Level, ReadArgs};
+use crate::args::{HistoryArgs, KeysArgs, Level, ReadArgs, SnapshotArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::look::Look;
-use crate::output::{EventJson, KeyJson};
+use crate::output::{EventJson, KeyJson, notice};
 use crate::table::Columns;
 use crate::write::shell_word;
 use rdb_client::{Consistency, Error, HistoryOptions, KeyName, ReadOptions, Reason, Version};
@@ -25,6 +25,22 @@ pub(crate) async fn read(context: &mut Context, args: ReadArgs) -> Result<(), Fa
         context.output.json(&EventJson::new(&answer.event))?;
     } else {
         context.output.whole_event(&answer.event)?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn snapshot(context: &mut Context, args: SnapshotArgs) -> Result<(), Failure> {
+    let names = context.names(&args.keys)?;
+    let snapshot = context.client().snapshot(&names, args.at).await;
+    let snapshot = snapshot.map_err(Failure::read("the snapshot"))?;
+    for key in &snapshot.keys {
+        match &key.event {
+            Some(event) => context.output.event(event, Columns::OfManyKeys)?,
+            None => context.output.absent(key)?,
+        }
+    }
+    if !context.output.is_json() {
+        notice(format_args!("as of seq {}", snapshot.as_of));
     }
     Ok(())
 }

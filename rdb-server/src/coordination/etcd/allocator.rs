@@ -83,11 +83,7 @@ pub(super) struct Allocator {
 impl Allocator {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
-            txns: Txns {
-                shared: Arc::clone(&shared),
-                seen: None,
-                is_clock_off: false,
-            },
+            txns: Txns::new(Arc::clone(&shared)),
             combiner: Combiner::new(Arc::clone(&shared)),
             shared,
         }
@@ -263,7 +259,31 @@ impl Value {
     }
 }
 
+/// The counter, by a linearizable read that begins now, over a connection that numbers are taken over: of an etcd that
+/// went back it is not told.
+pub(super) async fn latest(shared: &Arc<Shared>) -> Result<Seq, CoordinationError> {
+    let txns = Txns::new(Arc::clone(shared));
+    let reading = Box::pin(async {
+        let over = txns.connection().await?;
+        txns.read(&over).await
+    });
+    let late = || Err(unavailable(format!("no answer within {ETCD_CALL_TIMEOUT:?}")));
+    let value = clock::within(ETCD_CALL_TIMEOUT, reading)
+        .await
+        .unwrap_or_else(late)?;
+    shared.saw_counter(value.last());
+    Ok(value.last())
+}
+
 impl Txns {
+    const fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            seen: None,
+            is_clock_off: false,
+        }
+    }
+
     /// `None` when another node's txn was before this node's, and `is_one_race`.
     async fn take(&mut self, count: u64, is_one_race: bool) -> Result<Option<Numbered>, CoordinationError> {
         let over = self.connection().await?;

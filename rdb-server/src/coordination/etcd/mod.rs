@@ -385,6 +385,10 @@ impl Coordinator for EtcdCoordinator {
         answer.await.map_err(|_closed| gone())?
     }
 
+    async fn latest(&self) -> Result<Seq, CoordinationError> {
+        allocator::latest(&self.shared).await
+    }
+
     fn counter(&self) -> channel::Receiver<Seq> {
         self.shared.counter.subscribe()
     }
