@@ -52,7 +52,7 @@ impl Node {
     }
 
     pub(crate) fn subscriptions(&self) -> SubscriptionsClient<Channel> {
-        SubscriptionsClient::new(self.channel.clone())
+        SubscriptionsClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     pub(crate) fn cluster(&self) -> ClusterClient<Channel> {

@@ -8,7 +8,9 @@ use crate::connect::{Attempt, Client};
 use crate::retry::CallKind;
 use crate::subscribe::{Filter, Message, Start, Subscription};
 use crate::{Error, Seq};
+use futures::future::BoxFuture;
 use rdb_proto::reason::Reason;
+use rdb_proto::types::FieldError;
 use rdb_proto::v1;
 use serde::Serialize;
 use std::fmt;
@@ -18,10 +20,19 @@ use uuid::Uuid;
 /// How long one claim waits at the server; it is repeated.
 const CLAIM_WAIT: Duration = Duration::from_secs(1);
 
+/// Between two claims, when the first was refused at once.
+const CLAIM_PAUSE: Duration = Duration::from_millis(100);
+
+/// Whether the same claim may be granted later.
+fn is_worth_waiting(error: &Error) -> bool {
+    error.reason() == Some(Reason::SubscriptionHeld) || error.is_transient()
+}
+
 /// How a consumer begins.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConsumerOptions {
-    /// Which events it gets.
+    /// Which events it gets. The position of a name is one number: with another filter than before, older events that
+    /// only this one lets through do not come.
     pub filter: Filter,
     /// Position of a name that is new; `None`: it begins with what comes then.
     pub from: Option<Seq>,
@@ -41,9 +52,14 @@ pub struct Consumer {
     generation: u64,
     subscription: Subscription,
     acknowledged: Seq,
-    /// How often it says something, at least.
-    interval: Duration,
+    /// Who is not heard for so long may be replaced.
+    heard_for: Duration,
+    /// When the last thing was said that was heard.
+    heard_at: Instant,
+    /// When something was tried to be said last.
     said_at: Instant,
+    /// What is being said.
+    saying: Option<BoxFuture<'static, Result<Seq, Error>>>,
 }
 
 /// A named subscription.
@@ -72,9 +88,23 @@ impl Client {
         let consumer = Uuid::new_v4();
         let deadline = clock::Deadline::after(options.wait);
         let claimed = loop {
-            let left = deadline.remaining().unwrap_or(CLAIM_WAIT).min(CLAIM_WAIT);
-            match self.claim(name, consumer, options.from, left).await {
-                Err(error) if error.reason() == Some(Reason::SubscriptionHeld) && !deadline.has_passed() => {}
+            // The answer must come before the call's own deadline.
+            let half = self
+                .deadline()
+                .remaining()
+                .map_or(CLAIM_WAIT, |timeout| timeout / 2);
+            let left = deadline
+                .remaining()
+                .unwrap_or(CLAIM_WAIT)
+                .min(CLAIM_WAIT)
+                .min(half);
+            let began = clock::now();
+            let claimed = self.claim(name, consumer, options.from, left).await;
+            match claimed {
+                Err(error) if is_worth_waiting(&error) && !deadline.has_passed() => {
+                    let patience = CLAIM_WAIT.saturating_sub(clock::now().saturating_duration_since(began));
+                    clock::sleep(patience.min(CLAIM_PAUSE)).await;
+                }
                 claimed => break claimed?,
             }
         };
@@ -91,8 +121,10 @@ impl Client {
             generation: claimed.generation,
             subscription,
             acknowledged: position,
-            interval: Duration::from_millis(claimed.heard_for_ms) / 3,
+            heard_for: Duration::from_millis(claimed.heard_for_ms),
+            heard_at: clock::now(),
             said_at: clock::now(),
+            saying: None,
         })
     }
 
@@ -143,30 +175,33 @@ impl Client {
             .collect())
     }
 
-    /// Sets the position of a named subscription; the consumer that has it is fenced. Returns where the position was.
+    /// Sets the position of a named subscription that is as it was listed; the consumer that has it is fenced.
     ///
     /// # Errors
-    /// `SUBSCRIPTION_UNKNOWN`, `SEQ_AHEAD`, and as for every read.
-    pub async fn seek_subscription(&self, name: &str, seq: Seq) -> Result<Seq, Error> {
+    /// `SUBSCRIPTION_UNKNOWN`, `CONSUMER_FENCED` when it was claimed or moved since, or by an earlier attempt of this
+    /// call; `SEQ_AHEAD`, and as for every read.
+    pub async fn seek_subscription(&self, listed: &SubscriptionStatus, seq: Seq) -> Result<(), Error> {
         let make = |attempt: Attempt| {
             let request = attempt.request(v1::SeekRequest {
-                name: name.to_owned(),
+                name: listed.name.clone(),
                 seq: seq.get(),
+                generation: listed.generation,
             });
             async move { attempt.node.subscriptions().seek(request).await }
         };
-        let (answer, _attempts) = self.call(CallKind::Read, None, make).await?;
-        Ok(Seq(answer.into_inner().before))
+        self.call(CallKind::Read, None, make).await.map(drop)
     }
 
-    /// Forgets a named subscription; the consumer that has it is refused from then on.
+    /// Forgets a named subscription that is as it was listed; the consumer that has it is refused from then on.
     ///
     /// # Errors
-    /// `SUBSCRIPTION_UNKNOWN`, and as for every read.
-    pub async fn forget_subscription(&self, name: &str) -> Result<(), Error> {
+    /// `SUBSCRIPTION_UNKNOWN` when it is forgotten, by an earlier attempt of this call too; `CONSUMER_FENCED`, and as for
+    /// every read.
+    pub async fn forget_subscription(&self, listed: &SubscriptionStatus) -> Result<(), Error> {
         let make = |attempt: Attempt| {
             let request = attempt.request(v1::ForgetRequest {
-                name: name.to_owned(),
+                name: listed.name.clone(),
+                generation: listed.generation,
             });
             async move { attempt.node.subscriptions().forget(request).await }
         };
@@ -178,23 +213,59 @@ impl Consumer {
     /// What the stream says next. Cancel safe.
     ///
     /// # Errors
-    /// `CONSUMER_FENCED` and `SUBSCRIPTION_UNKNOWN` once another has the name, or nobody; and as
+    /// `CONSUMER_FENCED` and `SUBSCRIPTION_UNKNOWN` once another has the name, or nobody; one that may pass when the
+    /// database has not heard this consumer for so long that another may have the name: call again. And as
     /// [`Subscription::next`].
     pub async fn next(&mut self) -> Result<Message, Error> {
         loop {
-            let due = self.said_at.checked_add(self.interval).unwrap_or(self.said_at);
+            let due = self
+                .said_at
+                .checked_add(self.heard_for / 3)
+                .unwrap_or(self.said_at);
+            if self.saying.is_none() && (clock::now() >= due || self.is_unheard()) {
+                self.begin_to_say();
+            }
+            let is_unheard = self.is_unheard();
+            let said = async {
+                match &mut self.saying {
+                    Some(saying) => saying.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                () = clock::sleep_until(due) => {}
-                message = self.subscription.next() => return message,
+                said = said => self.said(said)?,
+                // Whoever may have been replaced hands nothing out.
+                message = self.subscription.next(), if !is_unheard => return message,
+                () = clock::sleep_until(due), if !is_unheard => {}
             }
-            // What may pass passes: until another takes the name, nothing is lost by going on.
-            let heard = self.client.with_timeout(Some(self.interval));
-            if let Err(error) = self.say(&heard, self.acknowledged).await
-                && !error.is_transient()
-            {
-                return Err(error);
+        }
+    }
+
+    fn is_unheard(&self) -> bool {
+        clock::now().saturating_duration_since(self.heard_at) >= self.heard_for
+    }
+
+    fn begin_to_say(&mut self) {
+        self.said_at = clock::now();
+        let client = self.client.with_timeout(Some(self.heard_for / 3));
+        let (name, generation, seq) = (self.name.clone(), self.generation, self.acknowledged);
+        self.saying = Some(Box::pin(
+            async move { say(&client, &name, generation, seq).await },
+        ));
+    }
+
+    fn said(&mut self, said: Result<Seq, Error>) -> Result<(), Error> {
+        self.saying = None;
+        match said {
+            Ok(position) => {
+                self.heard_at = self.said_at;
+                self.acknowledged = position;
+                Ok(())
             }
+            // What may pass passes, for as long as nobody else can have the name.
+            Err(error) if error.is_transient() && !self.is_unheard() => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -202,25 +273,17 @@ impl Consumer {
     /// it returns; acknowledge now and then, not each event.
     ///
     /// # Errors
-    /// As [`Consumer::next`]; after one that may pass, call again.
+    /// `FIELD_INVALID` for a seq beyond what was handed out; and as [`Consumer::next`]: after one that may pass, call
+    /// again.
     pub async fn acknowledge(&mut self, seq: Seq) -> Result<(), Error> {
-        let client = self.client.clone();
-        self.say(&client, seq.max(self.acknowledged)).await
-    }
-
-    async fn say(&mut self, client: &Client, seq: Seq) -> Result<(), Error> {
-        let make = |attempt: Attempt| {
-            let request = attempt.request(v1::AcknowledgeRequest {
-                name: self.name.clone(),
-                generation: self.generation,
-                seq: seq.get(),
-            });
-            async move { attempt.node.subscriptions().acknowledge(request).await }
-        };
-        // Before the call: while it is repeated, nothing else would be said either.
+        if Some(seq) > self.subscription.position() {
+            return Err(FieldError::invalid("seq", "is beyond what was handed out").into());
+        }
+        self.saying = None;
         self.said_at = clock::now();
-        let (answer, _attempts) = client.call(CallKind::Read, None, make).await?;
-        self.acknowledged = Seq(answer.into_inner().position);
+        let seq = seq.max(self.acknowledged);
+        self.acknowledged = say(&self.client, &self.name, self.generation, seq).await?;
+        self.heard_at = self.said_at;
         Ok(())
     }
 
@@ -253,6 +316,20 @@ impl Consumer {
         };
         self.client.call(CallKind::Read, None, make).await.map(drop)
     }
+}
+
+/// Has a position acknowledged; returns where it is.
+async fn say(client: &Client, name: &str, generation: u64, seq: Seq) -> Result<Seq, Error> {
+    let make = |attempt: Attempt| {
+        let request = attempt.request(v1::AcknowledgeRequest {
+            name: name.to_owned(),
+            generation,
+            seq: seq.get(),
+        });
+        async move { attempt.node.subscriptions().acknowledge(request).await }
+    };
+    let (answer, _attempts) = client.call(CallKind::Read, None, make).await?;
+    Ok(Seq(answer.into_inner().position))
 }
 
 impl fmt::Debug for Consumer {

@@ -48,9 +48,14 @@ pub enum CursorAct {
     Seek {
         /// The position.
         position: Seq,
+        /// The generation that it takes the place of.
+        replaces: u64,
     },
     /// The name is no more.
-    Forget,
+    Forget {
+        /// The generation that it takes the place of.
+        replaces: u64,
+    },
 }
 
 /// Where a named subscription stands.
@@ -64,63 +69,72 @@ pub struct Cursor {
     pub consumer: Option<Uuid>,
     /// Everything at or below is acknowledged.
     pub position: Seq,
+    /// Whether the name is no more. It is remembered for as long as entries before [`Cursor::at`] may be applied again.
+    pub is_forgotten: bool,
+}
+
+impl Cursor {
+    /// Whether the consumer of this generation has it.
+    pub fn is_held_by(&self, generation: u64) -> bool {
+        self.generation == generation && self.consumer.is_some() && !self.is_forgotten
+    }
 }
 
 impl CursorChange {
     /// What a cursor is after this change, which stands at `index` of the log.
     ///
     /// A change that is applied again after later ones changes nothing.
-    pub fn apply(&self, index: LogIndex, before: Option<Cursor>) -> Option<Cursor> {
-        let known = before.map_or(LogIndex::ZERO, |cursor| cursor.at);
-        if index <= known {
-            return before;
+    pub fn apply(&self, index: LogIndex, known: Option<Cursor>) -> Option<Cursor> {
+        if known.is_some_and(|cursor| index <= cursor.at) {
+            return known;
         }
-        let of_generation = |generation: u64| before.filter(|cursor| cursor.generation == generation);
+        self.applied(index, known.filter(|cursor| !cursor.is_forgotten))
+            .or(known)
+    }
+
+    /// What it makes of a cursor that is there, or of none; `None` when that is nothing.
+    fn applied(&self, index: LogIndex, before: Option<Cursor>) -> Option<Cursor> {
+        let of_generation = |generation: u64| before.filter(|cursor| cursor.is_held_by(generation));
         let generation = before.map_or(0, |cursor| cursor.generation);
-        let after = match self.act {
+        match self.act {
             CursorAct::Claim {
                 consumer,
                 replaces,
                 position,
-            } if replaces == generation => Cursor {
+            } if replaces == generation => Some(Cursor {
                 at: index,
                 generation: index.get(),
                 consumer: Some(consumer),
                 position: before.map_or(position, |cursor| cursor.position),
-            },
+                is_forgotten: false,
+            }),
             CursorAct::Acknowledge { generation, position } => {
-                let Some(cursor) = of_generation(generation) else {
-                    return before;
-                };
-                Cursor {
+                of_generation(generation).map(|cursor| Cursor {
                     at: index,
                     position: cursor.position.max(position),
                     ..cursor
-                }
+                })
             }
-            CursorAct::Release { generation } => {
-                let Some(cursor) = of_generation(generation) else {
-                    return before;
-                };
-                Cursor {
-                    at: index,
-                    consumer: None,
-                    ..cursor
-                }
-            }
-            CursorAct::Seek { position } => {
-                before?;
-                Cursor {
-                    at: index,
-                    generation: index.get(),
-                    consumer: None,
-                    position,
-                }
-            }
-            CursorAct::Forget => return None,
-            CursorAct::Claim { .. } => return before,
-        };
-        Some(after)
+            CursorAct::Release { generation } => of_generation(generation).map(|cursor| Cursor {
+                at: index,
+                consumer: None,
+                ..cursor
+            }),
+            CursorAct::Seek { position, replaces } if replaces == generation => before.map(|cursor| Cursor {
+                at: index,
+                generation: index.get(),
+                consumer: None,
+                position,
+                ..cursor
+            }),
+            CursorAct::Forget { replaces } if replaces == generation => before.map(|cursor| Cursor {
+                at: index,
+                consumer: None,
+                is_forgotten: true,
+                ..cursor
+            }),
+            CursorAct::Claim { .. } | CursorAct::Seek { .. } | CursorAct::Forget { .. } => None,
+        }
     }
 
     /// Byte form.
@@ -142,10 +156,11 @@ impl CursorChange {
                 })
             }
             CursorAct::Release { generation } => WireChange::Release(v1::CursorRelease { generation }),
-            CursorAct::Seek { position } => WireChange::Seek(v1::CursorSeek {
+            CursorAct::Seek { position, replaces } => WireChange::Seek(v1::CursorSeek {
                 position: position.get(),
+                replaces,
             }),
-            CursorAct::Forget => WireChange::Forget(v1::CursorForget {}),
+            CursorAct::Forget { replaces } => WireChange::Forget(v1::CursorForget { replaces }),
         };
         let change = Some(change);
         let name = self.name.clone();
@@ -155,7 +170,6 @@ impl CursorChange {
     /// Reads the byte form; `None` when the bytes are not one.
     pub fn decode(encoded: Bytes) -> Option<Self> {
         let wire = v1::CursorChange::decode(encoded).ok()?;
-        check_subscription_name(&wire.name).ok()?;
         let act = match wire.change? {
             WireChange::Claim(claim) => CursorAct::Claim {
                 consumer: Uuid::from_slice(&claim.consumer).ok()?,
@@ -171,8 +185,11 @@ impl CursorChange {
             },
             WireChange::Seek(seek) => CursorAct::Seek {
                 position: Seq(seek.position),
+                replaces: seek.replaces,
             },
-            WireChange::Forget(_) => CursorAct::Forget,
+            WireChange::Forget(forget) => CursorAct::Forget {
+                replaces: forget.replaces,
+            },
         };
         Some(Self { name: wire.name, act })
     }
@@ -198,8 +215,8 @@ impl fmt::Display for CursorChange {
             CursorAct::Claim { replaces, .. } => write!(f, "claimed from {replaces}"),
             CursorAct::Acknowledge { generation, position } => write!(f, "at {position} by {generation}"),
             CursorAct::Release { generation } => write!(f, "released by {generation}"),
-            CursorAct::Seek { position } => write!(f, "set to {position}"),
-            CursorAct::Forget => f.write_str("forgotten"),
+            CursorAct::Seek { position, replaces } => write!(f, "set to {position} from {replaces}"),
+            CursorAct::Forget { replaces } => write!(f, "forgotten from {replaces}"),
         }
     }
 }
@@ -235,7 +252,8 @@ mod tests {
         let cursor = (1..).zip(acts).fold(None, |cursor, (index, act)| {
             change(*act).apply(LogIndex(index), cursor)
         });
-        cursor.map(|cursor: Cursor| {
+        let cursor = cursor.filter(|cursor: &Cursor| !cursor.is_forgotten);
+        cursor.map(|cursor| {
             (
                 cursor.generation,
                 cursor.consumer.is_some(),
@@ -263,32 +281,74 @@ mod tests {
         assert_eq!(after(&released), Some((1, false, 7)));
     }
 
-    #[test]
-    fn a_seek_fences_whoever_has_it_and_a_name_is_forgotten() {
-        let seek = CursorAct::Seek { position: Seq(2) };
-        let acts = [claim(1, 0), seek, acknowledge(1, 30)];
-        assert_eq!(after(&acts), Some((2, false, 2)));
-        assert_eq!(after(&[seek]), None, "there is no such name");
-        assert_eq!(after(&[claim(1, 0), CursorAct::Forget, acknowledge(1, 9)]), None);
+    fn seek(position: u64, replaces: u64) -> CursorAct {
+        CursorAct::Seek {
+            position: Seq(position),
+            replaces,
+        }
     }
 
-    /// The index may apply entries again that it has applied already, with later ones before them.
+    #[test]
+    fn a_seek_fences_whoever_has_it_and_a_name_is_forgotten() {
+        let acts = [claim(1, 0), seek(2, 1), acknowledge(1, 30)];
+        assert_eq!(after(&acts), Some((2, false, 2)));
+        assert_eq!(after(&[seek(2, 0)]), None, "there is no such name");
+        let forget = CursorAct::Forget { replaces: 1 };
+        assert_eq!(after(&[claim(1, 0), forget, acknowledge(1, 9)]), None);
+        let repeated = [claim(1, 0), forget, claim(2, 0), forget, seek(9, 1)];
+        assert_eq!(
+            after(&repeated),
+            Some((3, true, 7)),
+            "what is repeated late changes nothing"
+        );
+        let released = [
+            claim(1, 0),
+            CursorAct::Release { generation: 1 },
+            acknowledge(1, 9),
+        ];
+        assert_eq!(
+            after(&released),
+            Some((1, false, 7)),
+            "whoever let go moves nothing"
+        );
+    }
+
+    /// The index may apply entries again that it has applied already, with later ones before them: from any earlier entry
+    /// on, whatever it knows by then.
     #[test]
     fn what_is_applied_again_changes_nothing() {
-        let acts = [
-            claim(1, 0),
-            acknowledge(1, 9),
-            CursorAct::Seek { position: Seq(3) },
-            claim(2, 3),
-            acknowledge(4, 5),
-        ];
-        let all = |before| {
-            (1..).zip(&acts).fold(before, |cursor, (index, act)| {
-                change(*act).apply(LogIndex(index), cursor)
-            })
+        const LENGTH: u64 = 5;
+        let kinds = |n: u64, index: u64| match n {
+            0 => claim(1, index.saturating_sub(2)),
+            1 => claim(2, 0),
+            2 => acknowledge(index.saturating_sub(1), 10 + index),
+            3 => seek(index, index.saturating_sub(1)),
+            4 => CursorAct::Forget {
+                replaces: index.saturating_sub(1),
+            },
+            _ => CursorAct::Release {
+                generation: index.saturating_sub(2),
+            },
         };
-        let once = all(None);
-        assert_eq!(all(once), once);
+        for number in 0..6_u64.pow(5) {
+            let act = |index: u64| kinds(number / 6_u64.pow(u32::try_from(index).unwrap() - 1) % 6, index);
+            let apply = |from: u64, upto: u64, before: Option<Cursor>| {
+                (from..=upto).fold(before, |cursor, index| {
+                    change(act(index)).apply(LogIndex(index), cursor)
+                })
+            };
+            let whole = apply(1, LENGTH, None);
+            for known in 0..=LENGTH {
+                let state = apply(1, known, None);
+                for from in 1..=known + 1 {
+                    assert_eq!(
+                        apply(from, LENGTH, state),
+                        whole,
+                        "{number}: known to {known}, again from {from}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
@@ -297,8 +357,8 @@ mod tests {
             claim(3, 4),
             acknowledge(1, 2),
             CursorAct::Release { generation: 3 },
-            CursorAct::Seek { position: Seq(9) },
-            CursorAct::Forget,
+            seek(9, 4),
+            CursorAct::Forget { replaces: 8 },
         ];
         for act in acts {
             assert_eq!(CursorChange::decode(change(act).encode()), Some(change(act)));

@@ -243,7 +243,10 @@ mod tests {
         };
         let change = CursorChange {
             name: "mails".to_owned(),
-            act: CursorAct::Seek { position: Seq(700) },
+            act: CursorAct::Acknowledge {
+                generation: 3,
+                position: Seq(700),
+            },
         };
         for body in [
             EntryBody::EpochStart(membership),

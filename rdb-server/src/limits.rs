@@ -354,6 +354,9 @@ pub const ETCD_ALLOCATIONS_MAX: usize = 256;
 /// Requests for numbers that one txn serves.
 pub const ALLOCATION_MERGE_MAX: usize = 256;
 
+/// Most numbers that one node may ask of another: [`ALLOCATION_MERGE_MAX`] requests of [`SEAT_BATCH_EVENTS_MAX`] each.
+pub const NUMBERS_ASKED_MAX: u64 = 1 << 22;
+
 /// How long a node that passes a request for numbers on waits for the answer: many times what it takes, and short
 /// enough to try another node within the second.
 pub const COMBINER_TIMEOUT: Duration = Duration::from_millis(200);

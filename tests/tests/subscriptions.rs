@@ -92,8 +92,10 @@ async fn a_position_that_was_acknowledged_survives() {
             consumer.release().await.unwrap();
         } else {
             // Who had it is gone with the node's memory of it; an operator does not have to wait.
-            client(&node)
-                .seek_subscription("mails", Seq(acknowledged))
+            let client = client(&node);
+            let listed = client.subscriptions().await.unwrap();
+            client
+                .seek_subscription(&listed[0], Seq(acknowledged))
                 .await
                 .unwrap();
         }
@@ -142,24 +144,35 @@ async fn whoever_takes_a_name_over_fences_who_had_it() {
     assert_eq!(take(&mut third, 7).await, [4, 5, 6, 7, 8, 9, 10]);
     third.acknowledge(Seq(10)).await.unwrap();
 
-    // Somebody moves it: whoever has it is told.
-    assert_eq!(client.seek_subscription("mails", Seq(2)).await.unwrap(), Seq(10));
+    // Somebody moves it: whoever has it is told. Of a state that is no more, nothing is moved.
+    let listed = client.subscriptions().await.unwrap().remove(0);
+    assert_eq!((listed.position, listed.heard), (10, true));
+    client.seek_subscription(&listed, Seq(2)).await.unwrap();
+    assert_eq!(
+        reason(client.seek_subscription(&listed, Seq(4)).await),
+        Reason::ConsumerFenced
+    );
     assert_eq!(reason(third.acknowledge(Seq(10)).await), Reason::ConsumerFenced);
     let mut fourth = client.consume("mails", at_once()).await.unwrap();
     assert_eq!(take(&mut fourth, 8).await, [3, 4, 5, 6, 7, 8, 9, 10]);
 
-    assert_eq!(reason(fourth.acknowledge(Seq(1_000)).await), Reason::SeqAhead);
-    client.forget_subscription("mails").await.unwrap();
+    assert_eq!(reason(fourth.acknowledge(Seq(1_000)).await), Reason::FieldInvalid);
+    let listed = client.subscriptions().await.unwrap().remove(0);
+    assert_eq!(
+        reason(client.seek_subscription(&listed, Seq(1_000)).await),
+        Reason::SeqAhead
+    );
+    client.forget_subscription(&listed).await.unwrap();
     assert_eq!(
         reason(fourth.acknowledge(Seq(10)).await),
         Reason::SubscriptionUnknown
     );
     assert_eq!(
-        reason(client.forget_subscription("mails").await),
+        reason(client.forget_subscription(&listed).await),
         Reason::SubscriptionUnknown
     );
     assert_eq!(
-        reason(client.seek_subscription("none such", Seq(1)).await),
+        reason(client.seek_subscription(&listed, Seq(1)).await),
         Reason::SubscriptionUnknown
     );
     assert_eq!(reason(client.consume("", at_once()).await), Reason::FieldInvalid);

@@ -106,6 +106,12 @@ impl Elsewhere {
         let (here, _) = self.node.divide(self.seats.iter().copied());
         if is_final || passed(self.heard_at) > PART_ABSENT_MAX || !here.is_empty() {
             tracing::warn!(seats = ?self.seats, %status, "the change stream of seats elsewhere ended");
+            // What one member said for itself is not the database's word.
+            let status = if is_final {
+                status
+            } else {
+                Status::unavailable(status.message())
+            };
             return Err(forward::reads_failed(status, &self.seats));
         }
         tracing::debug!(seats = ?self.seats, %status, "the change stream of seats elsewhere was interrupted");

@@ -61,7 +61,7 @@ impl Peers {
     }
 
     pub(super) fn subscriptions(&self, address: &str) -> Result<SubscriptionsClient<Channel>, CallError> {
-        Ok(SubscriptionsClient::new(self.channel(address)?))
+        Ok(SubscriptionsClient::new(self.channel(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     /// Over a connection of its own: a subscriber that is slow holds up nobody else's answers.
@@ -154,6 +154,17 @@ pub(super) fn write_failed(status: Status, seat: SeatId, event_id: EventId) -> C
         NodeError::vacant(seat).into()
     } else {
         NodeError::Unknown(event_id).into()
+    }
+}
+
+/// The same of a change of a named subscription.
+pub(super) fn change_failed(status: Status, seat: SeatId) -> CallError {
+    if has_reason(&status) {
+        CallError::Forwarded(Box::new(status))
+    } else if was_never_sent(&status) {
+        NodeError::vacant(seat).into()
+    } else {
+        NodeError::ChangeUnknown(seat).into()
     }
 }
 

@@ -6,6 +6,7 @@ use crate::limits::{SNAPSHOT_BYTES, SNAPSHOT_READS_MAX};
 use crate::node::{Need, Route};
 use futures::{StreamExt as _, stream};
 use prost::Message as _;
+use rdb_proto::event::EventError;
 use rdb_proto::limits::SNAPSHOT_KEYS_MAX;
 use rdb_proto::types::{FieldError, KeyName, Seq};
 use rdb_proto::v1;
@@ -70,7 +71,8 @@ async fn read(
         let mut other = api.peers.data(&peer.address)?;
         let answer = Box::pin(other.snapshot(request)).await;
         let answer = answer.map_err(|status| forward::read_failed(status, seat))?;
-        return Ok(answer.into_inner().answers.into_iter().next().unwrap_or_default());
+        let missing = EventError::Batch("a part of a snapshot has no answer");
+        return Ok(answer.into_inner().answers.into_iter().next().ok_or(missing)?);
     }
     let then = api.node.read_then(&name, seq).await?;
     Ok(v1::SnapshotAnswer {

@@ -102,7 +102,13 @@ async fn gather(
     };
     // Whether a position can be is said once, here: no part gives up on one that its node has not heard of yet.
     let known = after.unwrap_or_default().max(parts.selection.snapshot);
-    node.check_handed_out(known, Seq::ZERO).await?;
+    if !node.check_handed_out(known, Seq::ZERO).await? {
+        return Err(NodeError::NotResolved {
+            seq: known,
+            resolved: node.counter(),
+        }
+        .into());
+    }
     let mut groups: BTreeMap<GroupId, Vec<SeatId>> = BTreeMap::new();
     for seat in parts.others {
         groups.entry(seat.group).or_default().push(seat);

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 /// Answers a request about a name here, or has the leader of its seat answer it.
 ///
-/// Each of them may be repeated without harm, so a leader that is lost in the middle is an ordinary refusal.
+/// Each of them may be repeated without harm: it names the generation that it rests on.
 macro_rules! at_leader {
     ($api:expr, $request:expr, $call:ident) => {{
         let (metadata, _, request) = $request.into_parts();
@@ -25,7 +25,7 @@ macro_rules! at_leader {
             let request = forward::pass_on(&metadata, &[seat], request);
             let mut leader = $api.peers.subscriptions(&peer.address)?;
             let answer = forward::answered(&$api.node, (seat, &peer), leader.$call(request)).await;
-            return answer.map_err(|status| forward::read_failed(status, seat));
+            return answer.map_err(|status| forward::change_failed(status, seat));
         }
         (seat, request)
     }};
@@ -102,7 +102,10 @@ pub(super) async fn seek(
     request: Request<v1::SeekRequest>,
 ) -> Result<v1::SeekResponse, CallError> {
     let (seat, request) = at_leader!(api, request, seek);
-    let before = api.node.seek(seat, &request.name, Seq(request.seq)).await?;
+    let before = api
+        .node
+        .seek(seat, &request.name, Seq(request.seq), request.generation)
+        .await?;
     Ok(v1::SeekResponse { before: before.get() })
 }
 
@@ -111,7 +114,7 @@ pub(super) async fn forget(
     request: Request<v1::ForgetRequest>,
 ) -> Result<v1::ForgetResponse, CallError> {
     let (seat, request) = at_leader!(api, request, forget);
-    api.node.forget(seat, &request.name).await?;
+    api.node.forget(seat, &request.name, request.generation).await?;
     Ok(v1::ForgetResponse {})
 }
 

@@ -73,14 +73,17 @@ impl SeatSource {
         first: LogIndex,
         end: LogIndex,
     ) -> Result<Option<(LogIndex, Seq, Timestamp)>, StorageError> {
-        let mut index = first;
-        while index < end {
-            let frame = self.log.entry(index)?;
-            if frame.kind == EntryKind::Events {
-                let time = first_event(frame.body).map_err(|error| self.log.damaged_body(index, &error))?;
-                return Ok(Some((index, frame.first_seq, time)));
+        let mut cursor = self.log.cursor_at(first);
+        while let Some(block) = cursor.next_block(end.previous())? {
+            let frame = block
+                .frames
+                .into_iter()
+                .find(|frame| frame.kind == EntryKind::Events);
+            if let Some(frame) = frame {
+                let time = first_event(frame.body);
+                let time = time.map_err(|error| self.log.damaged_body(frame.index, &error))?;
+                return Ok(Some((frame.index, frame.first_seq, time)));
             }
-            index = index.next();
         }
         Ok(None)
     }

@@ -11,7 +11,7 @@ use super::selection::Selection;
 use crate::limits::{FELL_BEHIND_SEQS, STREAM_MESSAGE_BYTES};
 use crate::storage::StorageError;
 use crate::{blocking, clock};
-use rdb_proto::types::{Seq, Timestamp};
+use rdb_proto::types::{LogIndex, Seq, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,8 @@ pub struct Subscription {
     mark: SeatsMark,
     /// Seats whose indexes must have applied what is read; empty when no index is asked.
     indexed: Vec<SeatSource>,
+    /// The mark that is read up to once they have, and which entry each must know for it.
+    awaited: Option<(Seq, Vec<LogIndex>)>,
     marks: Arc<Marks>,
     phase: Phase,
     cadence: Cadence,
@@ -84,6 +86,7 @@ impl Subscription {
         };
         Ok(Self {
             indexed,
+            awaited: None,
             merge: Merge::new(seats, Arc::clone(&marks), selection, position),
             mark,
             marks,
@@ -110,17 +113,13 @@ impl Subscription {
             if self.cadence.is_overdue() {
                 return Ok(self.say_mark());
             }
-            let mark = self.mark.seq();
-            if self.phase == Phase::Live && mark.since(self.position()) > FELL_BEHIND_SEQS {
+            if self.phase == Phase::Live && self.mark.seq().since(self.position()) > FELL_BEHIND_SEQS {
                 self.phase = Phase::CatchingUp;
-                return Ok(Message::FellBehind(mark));
+                return Ok(Message::FellBehind(self.mark.seq()));
             }
-            if clock::within(self.cadence.rest(), applied(&mut self.indexed, &self.marks))
-                .await
-                .is_none()
-            {
+            let Some(mark) = self.readable().await else {
                 return Ok(self.say_mark());
-            }
+            };
             match self.read(mark)? {
                 Merged::Run(run) => {
                     self.cadence.advance(run.last_seq, run.count);
@@ -139,6 +138,25 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// The mark, once the indexes that are asked know every entry that it rests on: those committed when it was seen. `None`
+    /// when that takes so long that a mark is due; the same one is waited for then.
+    async fn readable(&mut self) -> Option<Seq> {
+        if self.indexed.is_empty() {
+            return Some(self.mark.seq());
+        }
+        let (mark, targets) = self.awaited.take().unwrap_or_else(|| {
+            let mark = self.mark.seq();
+            let committed = |seat: &SeatSource| self.marks.committed(seat.position);
+            (mark, self.indexed.iter().map(committed).collect())
+        });
+        let applied = clock::within(self.cadence.rest(), applied(&mut self.indexed, &targets));
+        if applied.await.is_some() {
+            return Some(mark);
+        }
+        self.awaited = Some((mark, targets));
+        None
     }
 
     /// What was committed just now is in memory; what lies further back, or an index tells of, may be on a disk that is slow.
@@ -180,18 +198,11 @@ impl Subscription {
     }
 }
 
-/// Waits until the indexes that are asked know every entry that is committed by now, and so all below a mark that was seen
-/// before.
-async fn applied(seats: &mut [SeatSource], marks: &Marks) {
-    for seat in seats {
-        let committed = marks.committed(seat.position);
+/// Waits until each seat's index knows its entry.
+async fn applied(seats: &mut [SeatSource], targets: &[LogIndex]) {
+    for (seat, target) in seats.iter_mut().zip(targets) {
         // A closed channel means that the node stops: the stream's owner ends it.
-        if seat
-            .applied
-            .wait_for(|applied| *applied >= committed)
-            .await
-            .is_err()
-        {
+        if seat.applied.wait_for(|applied| applied >= target).await.is_err() {
             std::future::pending::<()>().await;
         }
     }

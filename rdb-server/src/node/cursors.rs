@@ -10,7 +10,7 @@ use crate::limits::{CONSUMER_HEARD_FOR, SUBSCRIPTION_NAMES_MAX};
 use crate::protocol::Outcome;
 use crate::sabotage::{self, Sabotage};
 use rdb_proto::cursor::{Cursor, CursorAct, CursorChange, check_subscription_name};
-use rdb_proto::types::{FieldError, KeyName, SeatId, Seq};
+use rdb_proto::types::{Epoch, FieldError, KeyName, SeatId, Seq};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,23 +41,43 @@ pub struct NamedCursor {
     pub is_heard: bool,
 }
 
+/// When the consumer of a name was heard, and what it was then.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    /// Of the claim.
+    generation: u64,
+    /// Under which the seat was led: under another one it may have been heard elsewhere.
+    epoch: Epoch,
+    at: Instant,
+}
+
+impl Heard {
+    fn left(self) -> Duration {
+        CONSUMER_HEARD_FOR.saturating_sub(clock::monotonic().saturating_duration_since(self.at))
+    }
+}
+
 /// When the consumers of the names that are led here were last heard.
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
-    heard: Mutex<BTreeMap<String, (u64, Instant)>>,
+    heard: Mutex<BTreeMap<String, Heard>>,
     released: Notify,
 }
 
 impl Consumers {
     /// Never held across an await.
-    fn heard(&self) -> MutexGuard<'_, BTreeMap<String, (u64, Instant)>> {
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<String, Heard>> {
         // A panic while the lock was held ends the process.
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(&self, name: &str, generation: u64) {
-        self.heard()
-            .insert(name.to_owned(), (generation, clock::monotonic()));
+    fn hear(&self, seat: &SeatHandle, name: &str, generation: u64) {
+        let heard = Heard {
+            generation,
+            epoch: seat.view.borrow().epoch,
+            at: clock::monotonic(),
+        };
+        self.heard().insert(name.to_owned(), heard);
     }
 
     fn forget(&self, name: &str) {
@@ -65,17 +85,21 @@ impl Consumers {
         self.released.notify_waiters();
     }
 
+    /// When the consumer of this generation was heard; `None` when not under this epoch.
+    fn of(&self, seat: &SeatHandle, name: &str, generation: u64) -> Option<Heard> {
+        let epoch = seat.view.borrow().epoch;
+        let heard = self.heard().get(name).copied();
+        heard.filter(|heard| (heard.generation, heard.epoch) == (generation, epoch))
+    }
+
     /// For how long the consumer of this generation may still be silent. One that was never heard here may have been
     /// elsewhere just now.
-    fn left(&self, name: &str, generation: u64) -> Duration {
-        let now = clock::monotonic();
-        let mut heard = self.heard();
-        let known = heard.get(name).copied().filter(|(known, _)| *known == generation);
-        let (_, at) = known.unwrap_or_else(|| {
-            heard.insert(name.to_owned(), (generation, now));
-            (generation, now)
-        });
-        CONSUMER_HEARD_FOR.saturating_sub(now.saturating_duration_since(at))
+    fn left(&self, seat: &SeatHandle, name: &str, generation: u64) -> Duration {
+        if let Some(heard) = self.of(seat, name, generation) {
+            return heard.left();
+        }
+        self.hear(seat, name, generation);
+        CONSUMER_HEARD_FOR
     }
 }
 
@@ -105,10 +129,10 @@ impl Handle {
             let cursor = self.cursor(&seat, &claim.name).await?;
             if let Some((cursor, consumer)) = cursor.and_then(|cursor| Some((cursor, cursor.consumer?))) {
                 if consumer == claim.consumer {
-                    self.shared.consumers.hear(&claim.name, cursor.generation);
+                    self.shared.consumers.hear(&seat, &claim.name, cursor.generation);
                     return Ok(cursor);
                 }
-                let silence = self.shared.consumers.left(&claim.name, cursor.generation);
+                let silence = self.shared.consumers.left(&seat, &claim.name, cursor.generation);
                 let patience = deadline.map_or(Duration::ZERO, |deadline| {
                     deadline.saturating_duration_since(clock::monotonic())
                 });
@@ -136,7 +160,7 @@ impl Handle {
             let after = self.change(&seat, &claim.name, act).await?;
             // Otherwise another claim came first.
             if let Some(cursor) = after.filter(|cursor| cursor.consumer == Some(claim.consumer)) {
-                self.shared.consumers.hear(&claim.name, cursor.generation);
+                self.shared.consumers.hear(&seat, &claim.name, cursor.generation);
                 return Ok(cursor);
             }
         }
@@ -156,60 +180,87 @@ impl Handle {
     ) -> Result<Seq, NodeError> {
         let seat = self.member_here(seat)?;
         let known = seat.index.cursor(name);
-        let is_news = known.is_none_or(|cursor| cursor.generation != generation || cursor.position < seq);
-        let cursor = if is_news {
+        let fits = known.is_some_and(|cursor| cursor.is_held_by(generation) && cursor.position < seq);
+        let cursor = if fits {
             let position = self.reached(&seat, seq).await?;
             let act = CursorAct::Acknowledge { generation, position };
             self.change(&seat, name, act).await?
         } else {
+            // What would come to nothing is not written down.
             self.cursor(&seat, name).await?
         };
         let cursor = fenced_unless(cursor, name, generation)?;
-        self.shared.consumers.hear(name, generation);
+        if !fits && cursor.position < seq {
+            // The index was behind: now it is not.
+            return Box::pin(self.acknowledge(seat.id, name, generation, seq)).await;
+        }
+        self.shared.consumers.hear(&seat, name, generation);
         Ok(cursor.position)
     }
 
-    /// Lets go of a name.
+    /// Lets go of a name; nothing happens when this generation has not got it.
     ///
     /// # Errors
-    /// As [`Handle::acknowledge`].
+    /// A refusal of the seat.
     pub async fn release(&self, seat: SeatId, name: &str, generation: u64) -> Result<(), NodeError> {
         let seat = self.member_here(seat)?;
-        let after = self
-            .change(&seat, name, CursorAct::Release { generation })
-            .await?;
-        fenced_unless(after, name, generation)?;
-        self.shared.consumers.forget(name);
+        let cursor = self.cursor(&seat, name).await?;
+        if cursor.is_some_and(|cursor| cursor.is_held_by(generation)) {
+            self.change(&seat, name, CursorAct::Release { generation })
+                .await?;
+            self.shared.consumers.forget(name);
+        }
         Ok(())
     }
 
-    /// Sets a name's position; whoever has it is fenced. Returns where it was.
+    /// Sets a name's position; whoever has it is fenced. Returns where it was. `seen` is the generation that it is
+    /// known to have, 0 when none is.
     ///
     /// # Errors
-    /// [`NodeError::SubscriptionUnknown`], [`NodeError::SeqAhead`], or a refusal of the seat.
-    pub async fn seek(&self, seat: SeatId, name: &str, seq: Seq) -> Result<Seq, NodeError> {
+    /// [`NodeError::SubscriptionUnknown`], [`NodeError::ConsumerFenced`] when it has another generation,
+    /// [`NodeError::SeqAhead`], or a refusal of the seat.
+    pub async fn seek(&self, seat: SeatId, name: &str, seq: Seq, seen: u64) -> Result<Seq, NodeError> {
         let seat = self.member_here(seat)?;
-        let before = self.cursor(&seat, name).await?;
-        let before = before.ok_or_else(|| NodeError::SubscriptionUnknown(name.to_owned()))?;
+        let before = self.seen(&seat, name, seen).await?;
         let position = self.reached(&seat, seq).await?;
-        let after = self.change(&seat, name, CursorAct::Seek { position }).await?;
-        after.ok_or_else(|| NodeError::SubscriptionUnknown(name.to_owned()))?;
+        let replaces = before.generation;
+        let after = self
+            .change(&seat, name, CursorAct::Seek { position, replaces })
+            .await?;
+        match after {
+            None => return Err(NodeError::SubscriptionUnknown(name.to_owned())),
+            // Somebody was first.
+            Some(cursor) if cursor.consumer.is_some() => return Err(fenced(name, cursor)),
+            Some(_) => {}
+        }
         self.shared.consumers.forget(name);
         Ok(before.position)
     }
 
-    /// Forgets a name.
+    /// Forgets a name. `seen` as for [`Handle::seek`].
     ///
     /// # Errors
-    /// [`NodeError::SubscriptionUnknown`], or a refusal of the seat.
-    pub async fn forget(&self, seat: SeatId, name: &str) -> Result<(), NodeError> {
+    /// [`NodeError::SubscriptionUnknown`], [`NodeError::ConsumerFenced`] when it has another generation, or a refusal of
+    /// the seat.
+    pub async fn forget(&self, seat: SeatId, name: &str, seen: u64) -> Result<(), NodeError> {
         let seat = self.member_here(seat)?;
-        if self.cursor(&seat, name).await?.is_none() {
-            return Err(NodeError::SubscriptionUnknown(name.to_owned()));
+        let replaces = self.seen(&seat, name, seen).await?.generation;
+        let after = self.change(&seat, name, CursorAct::Forget { replaces }).await?;
+        if let Some(cursor) = after {
+            return Err(fenced(name, cursor));
         }
-        self.change(&seat, name, CursorAct::Forget).await?;
         self.shared.consumers.forget(name);
         Ok(())
+    }
+
+    /// A name that an operator has seen under this generation.
+    async fn seen(&self, seat: &SeatHandle, name: &str, generation: u64) -> Result<Cursor, NodeError> {
+        let cursor = self.cursor(seat, name).await?;
+        let cursor = cursor.ok_or_else(|| NodeError::SubscriptionUnknown(name.to_owned()))?;
+        if generation != 0 && generation != cursor.generation {
+            return Err(fenced(name, cursor));
+        }
+        Ok(cursor)
     }
 
     /// The names that these seats keep, which this node leads.
@@ -224,12 +275,9 @@ impl Handle {
         for seat in seats {
             let seat = self.member_here(seat)?;
             self.catch_up(&seat, At::Latest).await?;
-            let heard = self.shared.consumers.heard();
             found.extend(seat.index.cursors().into_iter().map(|(name, cursor)| {
-                let at = heard
-                    .get(&name)
-                    .filter(|(generation, _)| *generation == cursor.generation);
-                let is_heard = at.is_some_and(|(_, at)| at.elapsed() < CONSUMER_HEARD_FOR);
+                let heard = self.shared.consumers.of(&seat, &name, cursor.generation);
+                let is_heard = heard.is_some_and(|heard| !heard.left().is_zero());
                 NamedCursor {
                     is_heard: is_heard && cursor.consumer.is_some(),
                     name,
@@ -291,20 +339,23 @@ impl Handle {
         applied
             .wait_for(|applied| *applied >= index)
             .await
-            .map_err(|_closed| NodeError::ShuttingDown)?;
+            .map_err(|_closed| NodeError::ChangeUnknown(seat.id))?;
         Ok(seat.index.cursor(&change.name))
     }
 }
 
 fn fenced_unless(cursor: Option<Cursor>, name: &str, generation: u64) -> Result<Cursor, NodeError> {
-    let name = || name.to_owned();
-    let cursor = cursor.ok_or_else(|| NodeError::SubscriptionUnknown(name()))?;
-    if cursor.generation == generation || sabotage::is(Sabotage::ConsumerUnfenced) {
+    let cursor = cursor.ok_or_else(|| NodeError::SubscriptionUnknown(name.to_owned()))?;
+    if cursor.is_held_by(generation) || sabotage::is(Sabotage::ConsumerUnfenced) {
         Ok(cursor)
     } else {
-        Err(NodeError::ConsumerFenced {
-            name: name(),
-            generation: cursor.generation,
-        })
+        Err(fenced(name, cursor))
+    }
+}
+
+fn fenced(name: &str, cursor: Cursor) -> NodeError {
+    NodeError::ConsumerFenced {
+        name: name.to_owned(),
+        generation: cursor.generation,
     }
 }

@@ -71,6 +71,14 @@ pub enum NodeError {
     /// A change of a named subscription may have happened or not; asking again does no harm.
     #[error("seat {0} was lost: whether the subscription was changed is not known")]
     ChangeUnknown(SeatId),
+    /// The members here have not come so far in time.
+    #[error("seq {seq} is not resolved here yet: this node is at {resolved}")]
+    NotResolved {
+        /// The seq.
+        seq: Seq,
+        /// How far it is.
+        resolved: Seq,
+    },
     /// No node has the name.
     #[error("no node is named `{0}`")]
     UnknownNode(String),
@@ -183,7 +191,8 @@ impl NodeError {
                 refusal: Refusal::NotLeader { leader: None },
                 ..
             } => Reason::SeatVacant,
-            Self::Refused {
+            Self::NotResolved { .. }
+            | Self::Refused {
                 refusal: Refusal::Recovering,
                 ..
             } => Reason::SeatRecovering,
@@ -268,7 +277,7 @@ impl NodeError {
                 Vec::new()
             }
             Self::StreamEnded { resume_after } => vec![("resume_after", resume_after.to_string())],
-            Self::SeqAhead { seq, resolved } => {
+            Self::SeqAhead { seq, resolved } | Self::NotResolved { seq, resolved } => {
                 vec![("seq", seq.to_string()), ("resolved", resolved.to_string())]
             }
             Self::WrongDatabase { expected, actual } => {

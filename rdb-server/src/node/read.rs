@@ -135,17 +135,17 @@ impl Handle {
     }
 
     /// Refuses a seq above `resolved` that was not handed out. This node may not have heard of the newest ones yet, so the
-    /// counter itself decides; while it cannot be read, nothing is refused.
+    /// counter itself decides. Returns whether it could be read: while it cannot, only a mark can tell.
     ///
     /// # Errors
     /// [`NodeError::SeqAhead`].
-    pub async fn check_handed_out(&self, seq: Seq, resolved: Seq) -> Result<(), NodeError> {
+    pub async fn check_handed_out(&self, seq: Seq, resolved: Seq) -> Result<bool, NodeError> {
         if seq <= resolved || seq <= self.counter() {
-            return Ok(());
+            return Ok(true);
         }
         match self.shared.coordinator.latest().await {
             Ok(latest) if seq > latest => Err(NodeError::SeqAhead { seq, resolved }),
-            Ok(_) | Err(_) => Ok(()),
+            latest => Ok(latest.is_ok()),
         }
     }
 
@@ -153,17 +153,22 @@ impl Handle {
     /// before the mark has followed.
     pub(super) async fn resolved_up_to(&self, seq: Seq, mut mark: SeatsMark) -> Result<(), NodeError> {
         let now = mark.clone();
-        let ahead = || NodeError::SeqAhead {
-            seq,
-            resolved: now.seq(),
-        };
-        self.check_handed_out(seq, now.seq()).await?;
+        // Mostly the mark is there before the counter could be asked.
+        tokio::select! {
+            biased;
+            reached = mark.reached(seq) => return reached.map_err(|_closed| NodeError::ShuttingDown),
+            checked = self.check_handed_out(seq, now.seq()) => checked.map(drop)?,
+        }
         let waited = tokio::select! {
             waited = clock::within(RESOLVE_WAIT, mark.reached(seq)) => waited,
             () = self.shared.tasks.stopping() => return Err(NodeError::ShuttingDown),
         };
+        let late = || NodeError::NotResolved {
+            seq,
+            resolved: now.seq(),
+        };
         waited
-            .ok_or_else(ahead)?
+            .ok_or_else(late)?
             .map_err(|_closed| NodeError::ShuttingDown)
     }
 

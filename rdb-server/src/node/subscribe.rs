@@ -3,7 +3,6 @@
 use super::error::NodeError;
 use super::handle::Handle;
 use crate::cdc::{SeatSource, Selection, Start, Subscription};
-use crate::protocol::Refusal;
 use rdb_proto::types::{SeatId, Seq};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +45,8 @@ impl Handle {
     /// Begins a change stream of these seats, with marks no more often than each `mark_interval`.
     ///
     /// # Errors
-    /// [`NodeError::SeqAhead`] for a start or a snapshot that was never handed out, a refusal when the members here do not
-    /// reach it in time, [`NodeError::NotHere`], or [`NodeError::Storage`].
+    /// [`NodeError::SeqAhead`] for a start or a snapshot that was never handed out, [`NodeError::NotResolved`] when the
+    /// members here do not reach a snapshot in time, [`NodeError::NotHere`], or [`NodeError::Storage`].
     pub async fn subscribe(
         &self,
         seats: &[SeatId],
@@ -68,19 +67,17 @@ impl Handle {
         let marks = Arc::clone(&self.shared.marks);
         let positions = sources.iter().map(|source| source.position);
         let mark = marks.watch_seats(positions);
-        let position = match start {
+        let resolved = mark.seq();
+        let wait_for = match start {
+            Start::After(seq) if self.check_handed_out(seq, resolved).await? => Seq::ZERO,
+            // A position that was never handed out would skip what comes.
             Start::After(seq) => seq,
             // A member that starts knows no mark yet, and would begin with the first event there is.
-            Start::At(_) => self.counter(),
+            Start::At(_) => self.counter().min(Seq(1)),
         };
-        let reached = self.resolved_up_to(position.max(selection.snapshot), mark).await;
-        reached.map_err(|error| match (error, seats.first()) {
-            (NodeError::SeqAhead { seq, .. }, Some(seat)) if seq <= self.counter() => NodeError::Refused {
-                seat: *seat,
-                refusal: Refusal::Recovering,
-            },
-            (error, _) => error,
-        })?;
+        // What keys hold as of a seq is known once nothing at or below it can be added.
+        self.resolved_up_to(wait_for.max(selection.snapshot), mark)
+            .await?;
         Ok(Subscription::new(
             sources,
             marks,

@@ -132,8 +132,8 @@ pub enum Input {
     },
     /// Clients' appends, in the order of their arrival.
     Propose(Vec<Proposal>),
-    /// A change of a named subscription: an entry without a number, decided when it is applied.
-    ChangeCursor(ProposalId, Arc<CursorChange>),
+    /// Changes of named subscriptions: entries without a number, decided when they are applied.
+    ChangeCursors(Vec<(ProposalId, Arc<CursorChange>)>),
     /// A client's linearizable read arrived.
     Read(ReadId),
     /// The promise is durable.
@@ -257,7 +257,12 @@ impl fmt::Display for Input {
                     .iter()
                     .try_for_each(|proposal| write!(f, " [{proposal}]"))
             }
-            Self::ChangeCursor(proposal, change) => write!(f, "change {proposal} {change}"),
+            Self::ChangeCursors(changes) => {
+                f.write_str("change")?;
+                changes
+                    .iter()
+                    .try_for_each(|(proposal, change)| write!(f, " [{proposal} {change}]"))
+            }
             Self::Read(read) => write!(f, "read {read}"),
             Self::PromisePersisted(epoch) => write!(f, "promise persisted {epoch}"),
             Self::Persisted(ticket) => write!(f, "persisted {ticket}"),

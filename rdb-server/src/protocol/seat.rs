@@ -1,6 +1,6 @@
 //! Dispatch only: which rule an input is for, in which role. The rules stand in the files named by what they decide.
 
-use super::effect::{Effect, Outcome, Refusal};
+use super::effect::{Effect, Refusal};
 use super::election::Election;
 use super::input::{AllocationId, Input, LogReadId, ProposalId, Tick};
 use super::invariants;
@@ -9,7 +9,7 @@ use super::log::LogEnd;
 use super::member::{Durable, Member, SeatConfig};
 use super::message::Message;
 use super::recovery::Candidate;
-use super::sequencing::{Grant, refuse_all};
+use super::sequencing::{Grant, refuse_all, refuse_changes};
 use rdb_proto::cursor::CursorChange;
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{Epoch, LogIndex, NodeId};
@@ -116,7 +116,7 @@ impl Seat {
                 let leader = self.member.leader();
                 refuse_all(proposals, Refusal::NotLeader { leader }, effects);
             }
-            (_, Input::ChangeCursor(proposal, change)) => self.change_cursor(proposal, change, effects),
+            (_, Input::ChangeCursors(changes)) => self.change_cursors(changes, effects),
             (Role::Leader(leader), Input::Read(read)) => leader.read(&self.member, read, effects),
             (Role::Candidate(_), Input::Read(read)) => effects.push(Effect::ReadRefused {
                 read,
@@ -158,11 +158,11 @@ impl Seat {
         }
     }
 
-    /// A consumer of a named subscription asks for something.
-    fn change_cursor(&mut self, proposal: ProposalId, change: Arc<CursorChange>, effects: &mut Vec<Effect>) {
+    /// Consumers of named subscriptions ask for something.
+    fn change_cursors(&mut self, changes: Vec<(ProposalId, Arc<CursorChange>)>, effects: &mut Vec<Effect>) {
         let refusal = match &mut self.role {
             Role::Leader(leader) => {
-                leader.change_cursor(&mut self.member, proposal, change, effects);
+                leader.change_cursors(&mut self.member, changes, effects);
                 return;
             }
             Role::Candidate(_) => Refusal::Recovering,
@@ -170,10 +170,7 @@ impl Seat {
                 leader: self.member.leader(),
             },
         };
-        effects.push(Effect::Reply {
-            proposal,
-            outcome: Outcome::Refused(refusal),
-        });
+        refuse_changes(changes, refusal, effects);
     }
 
     /// A heartbeat interval passed.

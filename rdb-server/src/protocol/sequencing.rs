@@ -147,12 +147,11 @@ impl Leader {
         }
     }
 
-    /// Appends a change of a named subscription. It needs no number, so it waits for none, and goes before what does.
-    pub(super) fn change_cursor(
+    /// Appends changes of named subscriptions. They need no numbers, so they wait for none, and go before what does.
+    pub(super) fn change_cursors(
         &mut self,
         member: &mut Member,
-        proposal: ProposalId,
-        change: Arc<CursorChange>,
+        changes: Vec<(ProposalId, Arc<CursorChange>)>,
         effects: &mut Vec<Effect>,
     ) {
         let refusal = if !self.is_serving(member) || self.hand_over.is_some() {
@@ -163,23 +162,26 @@ impl Leader {
             Some(Refusal::Overloaded)
         };
         if let Some(refusal) = refusal {
-            let outcome = Outcome::Refused(refusal);
-            effects.push(Effect::Reply { proposal, outcome });
+            refuse_changes(changes, refusal, effects);
             return;
         }
-        let index = member.log.last().next();
-        self.overlay.skip(index);
-        self.replies.push_back(AwaitedCommit {
-            index,
-            proposal,
-            outcome: Outcome::Changed(index),
-        });
-        let entry = Entry {
-            index,
-            epoch: self.epoch,
-            body: EntryBody::Cursor(change),
-        };
-        member.log.append(vec![Arc::new(entry)], effects);
+        let mut entries = Vec::with_capacity(changes.len());
+        let mut index = member.log.last();
+        for (proposal, change) in changes {
+            index = index.next();
+            self.overlay.skip(index);
+            self.replies.push_back(AwaitedCommit {
+                index,
+                proposal,
+                outcome: Outcome::Changed(index),
+            });
+            entries.push(Arc::new(Entry {
+                index,
+                epoch: self.epoch,
+                body: EntryBody::Cursor(change),
+            }));
+        }
+        member.log.append(entries, effects);
     }
 
     /// Decides what waits, and asks for as many numbers as that needs, unless an answer is outstanding.
@@ -388,6 +390,18 @@ impl Leader {
             refuse_all([queued.proposal], refusal, effects);
         }
     }
+}
+
+/// Tells of each change that it was not taken.
+pub(super) fn refuse_changes(
+    changes: Vec<(ProposalId, Arc<CursorChange>)>,
+    refusal: Refusal,
+    effects: &mut Vec<Effect>,
+) {
+    effects.extend(changes.into_iter().map(|(proposal, _)| Effect::Reply {
+        proposal,
+        outcome: Outcome::Refused(refusal),
+    }));
 }
 
 /// Rule 6.3.6, on the line where it matters: a number at or below one of these was already passed by a mark, or

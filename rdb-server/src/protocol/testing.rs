@@ -363,7 +363,7 @@ impl World {
                         position: Seq(number(3)),
                     },
                 };
-                Input::ChangeCursor(ProposalId(number(1)), Arc::new(change))
+                Input::ChangeCursors(vec![(ProposalId(number(1)), Arc::new(change))])
             }
             "propose" => {
                 let text = command.strip_prefix("propose ").unwrap();

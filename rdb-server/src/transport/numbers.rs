@@ -3,6 +3,7 @@
 
 use super::peer::{Peer, hello_to};
 use super::{Shared, Transport};
+use crate::limits::NUMBERS_ASKED_MAX;
 use futures::future::BoxFuture;
 use rdb_proto::member::give_numbers_response::Answer;
 use rdb_proto::member::member_client::MemberClient;
@@ -68,7 +69,7 @@ async fn ask(
 
 /// Has the question of a node that is welcome answered.
 pub(super) async fn answer(shared: &Shared, wanted: NumbersWanted) -> Result<GiveNumbersResponse, Status> {
-    if wanted.count == 0 {
+    if wanted.count == 0 || wanted.count > NUMBERS_ASKED_MAX {
         return Err(Status::invalid_argument("count is 0"));
     }
     let none = || Status::unavailable("this node may take no numbers now");

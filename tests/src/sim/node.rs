@@ -593,10 +593,13 @@ impl World {
         let id = member.next;
         let change = Arc::new(CursorChange {
             name: format!("{} of n{}", id, at.0 + 1),
-            act: CursorAct::Seek { position: Seq(id) },
+            act: CursorAct::Acknowledge {
+                generation: id,
+                position: Seq(id),
+            },
         });
         member.changes.insert(id, Arc::clone(&change));
-        self.step(at, Input::ChangeCursor(ProposalId(id), change))
+        self.step(at, Input::ChangeCursors(vec![(ProposalId(id), change)]))
     }
 
     fn reply(&mut self, at: At, proposal: u64, outcome: Outcome) -> Verdict {

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::notice;
 use crate::status::table;
-use rdb_client::{Client, Consumer, ConsumerOptions, Reason, Seq, SubscriptionStatus};
+use rdb_client::{Client, Consumer, ConsumerOptions, Reason, SubscriptionStatus};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -61,15 +61,14 @@ async fn list(context: &mut Context) -> Result<(), Failure> {
 async fn seek(context: &mut Context, args: SeekArgs) -> Result<(), Failure> {
     let SeekArgs { name, seq, dry_run } = args;
     let client = context.client();
-    let failed = Failure::read("subscriptions seek");
-    let before = if dry_run {
-        position_of(&client, &name).await?
-    } else {
-        client.seek_subscription(&name, seq).await.map_err(failed)?
-    };
+    let listed = listed(&client, &name, "subscriptions seek").await?;
+    if !dry_run {
+        let moved = client.seek_subscription(&listed, seq).await;
+        moved.map_err(Failure::read("subscriptions seek"))?;
+    }
     let line = MovedLine {
         name: &name,
-        before: before.get(),
+        before: listed.position,
         position: seq.get(),
         dry_run,
     };
@@ -77,6 +76,7 @@ async fn seek(context: &mut Context, args: SeekArgs) -> Result<(), Failure> {
         context.output.json(&line)?;
     } else {
         let would = if dry_run { "would go" } else { "goes" };
+        let before = listed.position;
         context.output.text(format_args!(
             "subscription {name} {would} on after {seq}; it was at {before}"
         ))?;
@@ -84,16 +84,16 @@ async fn seek(context: &mut Context, args: SeekArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn position_of(client: &Client, name: &str) -> Result<Seq, Failure> {
-    let found = client.subscriptions().await;
-    let found = found.map_err(Failure::read("subscriptions seek"))?;
+async fn listed(client: &Client, name: &str, what: &str) -> Result<SubscriptionStatus, Failure> {
+    let found = client.subscriptions().await.map_err(Failure::read(what))?;
     let found = found.into_iter().find(|subscription| subscription.name == name);
-    let missing = || Failure::Input(format!("no subscription is named `{name}`"));
-    Ok(Seq(found.ok_or_else(missing)?.position))
+    found.ok_or_else(|| Failure::Input(format!("{what} failed: no subscription is named `{name}`")))
 }
 
 async fn forget(context: &mut Context, args: ForgetArgs) -> Result<(), Failure> {
-    let forgotten = context.client().forget_subscription(&args.name).await;
+    let client = context.client();
+    let listed = listed(&client, &args.name, "subscriptions forget").await?;
+    let forgotten = client.forget_subscription(&listed).await;
     forgotten.map_err(Failure::read("subscriptions forget"))?;
     if !context.output.is_json() {
         context

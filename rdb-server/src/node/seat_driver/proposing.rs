@@ -20,7 +20,7 @@ impl SeatDriver {
 
     /// Turns commands into inputs, in their order.
     pub(super) fn take(&mut self, commands: impl IntoIterator<Item = Command>) {
-        let mut proposals = Vec::new();
+        let (mut proposals, mut changes) = (Vec::new(), Vec::new());
         for command in commands {
             match command {
                 Command::Append(command) if self.is_room_awaited => self.stalled.push_back(command),
@@ -30,12 +30,15 @@ impl SeatDriver {
                     self.reads.insert(read, reply);
                     self.inputs.push_back(Input::Read(read));
                 }
-                Command::ChangeCursor { change, reply } => self.change_cursor(change, reply),
+                Command::ChangeCursor { change, reply } => changes.extend(self.change_cursor(change, reply)),
                 Command::HandOver(to) => self.hand_over(to),
             }
         }
         if !proposals.is_empty() {
             self.inputs.push_back(Input::Propose(proposals));
+        }
+        if !changes.is_empty() {
+            self.inputs.push_back(Input::ChangeCursors(changes));
         }
     }
 
@@ -44,9 +47,9 @@ impl SeatDriver {
         &mut self,
         change: Arc<CursorChange>,
         reply: oneshot::Sender<Result<Outcome, NodeError>>,
-    ) {
+    ) -> Option<(ProposalId, Arc<CursorChange>)> {
         let bytes = SeatLog::bytes_on_disk(change.encode().len());
-        match self.parts.log.admit(bytes) {
+        let refused = match self.parts.log.admit(bytes) {
             Ok(admission) => {
                 let id = ProposalId(self.name());
                 let waiting = Waiting {
@@ -55,11 +58,13 @@ impl SeatDriver {
                     _permit: None,
                 };
                 self.appends.insert(id, waiting);
-                self.inputs.push_back(Input::ChangeCursor(id, change));
+                return Some((id, change));
             }
-            Err(NoRoom::Soon) => answer(reply, Err(NodeError::Overloaded("the log of the seat"))),
-            Err(NoRoom::DiskFull { free_bytes, .. }) => answer(reply, Err(self.disk_full(bytes, free_bytes))),
-        }
+            Err(NoRoom::Soon) => NodeError::Overloaded("the log of the seat"),
+            Err(NoRoom::DiskFull { free_bytes, .. }) => self.disk_full(bytes, free_bytes),
+        };
+        answer(reply, Err(refused));
+        None
     }
 
     fn disk_full(&mut self, bytes: u64, free_bytes: u64) -> NodeError {

@@ -90,8 +90,8 @@ impl Target<'_> {
                 self.follow(frame.index);
             }
             if frame.kind == EntryKind::Cursor {
-                let missing = || log.damaged_body(frame.index, &EntryError::Cursor);
-                let change = CursorChange::decode(frame.body.clone()).ok_or_else(missing)?;
+                let unreadable = || log.damaged_body(frame.index, &EntryError::Cursor);
+                let change = CursorChange::decode(frame.body.clone()).ok_or_else(unreadable)?;
                 cursors::apply(self.cursors, self.overlay, frame.index, &change);
             }
             self.overlay.last = Some(AppliedEntry::of(frame));

@@ -7,29 +7,39 @@ use rdb_proto::types::{LogIndex, Seq};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// Every cursor of a seat, by its name: there are as many as applications made, each a few bytes.
+/// Every cursor of a seat, by its name: there are as many as applications made, each a few bytes. Those that were forgotten
+/// are among them until the next start.
 pub(super) type Cursors = BTreeMap<String, Cursor>;
 
 /// Applies a change, and notes what came of it.
 pub(super) fn apply(cursors: &mut Cursors, overlay: &mut Overlay, index: LogIndex, change: &CursorChange) {
     let before = cursors.get(&change.name).copied();
     let after = change.apply(index, before);
-    if after == before {
-        return;
+    if let Some(cursor) = after.filter(|_| after != before) {
+        cursors.insert(change.name.clone(), cursor);
+        overlay.note_cursor(&change.name, cursor);
     }
-    match after {
-        Some(cursor) => drop(cursors.insert(change.name.clone(), cursor)),
-        None => drop(cursors.remove(&change.name)),
-    }
-    overlay.note_cursor(&change.name, after);
 }
 
-/// Layout: at u64, generation u64, position u64, consumer 16 bytes or nothing; little endian.
+/// A cursor whose name was not forgotten.
+pub(super) fn find(cursors: &Cursors, name: &str) -> Option<Cursor> {
+    cursors.get(name).copied().filter(|cursor| !cursor.is_forgotten)
+}
+
+/// All of them, ascending by name.
+pub(super) fn list(cursors: &Cursors) -> Vec<(String, Cursor)> {
+    let there = cursors.iter().filter(|(_, cursor)| !cursor.is_forgotten);
+    there.map(|(name, cursor)| (name.clone(), *cursor)).collect()
+}
+
+/// Layout: at u64, generation u64, position u64, 1 or 0 for forgotten or not (u8), consumer 16 bytes or nothing; little
+/// endian.
 pub(super) fn encode(cursor: &Cursor) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(40);
     bytes.put_u64_le(cursor.at.get());
     bytes.put_u64_le(cursor.generation);
     bytes.put_u64_le(cursor.position.get());
+    bytes.put_u8(u8::from(cursor.is_forgotten));
     if let Some(consumer) = cursor.consumer {
         bytes.put_slice(consumer.as_bytes());
     }
@@ -41,6 +51,7 @@ pub(super) fn decode(mut bytes: &[u8]) -> Option<Cursor> {
     let at = LogIndex(bytes.try_get_u64_le().ok()?);
     let generation = bytes.try_get_u64_le().ok()?;
     let position = Seq(bytes.try_get_u64_le().ok()?);
+    let is_forgotten = bytes.try_get_u8().ok()? == 1;
     let consumer = if bytes.is_empty() {
         None
     } else {
@@ -51,6 +62,7 @@ pub(super) fn decode(mut bytes: &[u8]) -> Option<Cursor> {
         generation,
         consumer,
         position,
+        is_forgotten,
     })
 }
 
@@ -66,6 +78,7 @@ mod tests {
                 generation: 2,
                 consumer,
                 position: Seq(9),
+                is_forgotten: consumer.is_none(),
             };
             let bytes = encode(&cursor);
             assert_eq!(decode(&bytes), Some(cursor));

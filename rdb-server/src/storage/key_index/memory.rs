@@ -1,7 +1,7 @@
 //! The index without a disk, for tests and simulation: the same answers, and nothing survives.
 
 use super::apply::Target;
-use super::cursors::Cursors;
+use super::cursors::{self, Cursors};
 use super::overlay::{Overlay, Touched};
 use super::runs::{Wanted, at_or_before, name_bytes, name_of};
 use super::window::{KeyHash, Window};
@@ -140,11 +140,10 @@ impl KeyIndex for MemoryIndex {
     }
 
     fn cursor(&self, name: &str) -> Option<Cursor> {
-        lock(&self.0).cursors.get(name).copied()
+        cursors::find(&lock(&self.0).cursors, name)
     }
 
     fn cursors(&self) -> Vec<(String, Cursor)> {
-        let named = |(name, cursor): (&String, &Cursor)| (name.clone(), *cursor);
-        lock(&self.0).cursors.iter().map(named).collect()
+        cursors::list(&lock(&self.0).cursors)
     }
 }

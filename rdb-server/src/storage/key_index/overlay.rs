@@ -45,8 +45,8 @@ impl Touched {
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     keys: BTreeMap<Box<[u8]>, Touched>,
-    /// Cursors that changed; `None` for one that is no more.
-    cursors: BTreeMap<String, Option<Cursor>>,
+    /// Cursors that changed.
+    cursors: BTreeMap<String, Cursor>,
     runs: usize,
     bytes: usize,
     /// The last entry in here.
@@ -93,14 +93,14 @@ impl Overlay {
     }
 
     /// Notes what a cursor is now.
-    pub(super) fn note_cursor(&mut self, name: &str, cursor: Option<Cursor>) {
-        if self.cursors.insert(name.to_owned(), cursor).is_none() {
-            self.bytes = self.bytes.saturating_add(name.len()).saturating_add(KEY_BYTES);
-        }
+    pub(super) fn note_cursor(&mut self, name: &str, cursor: Cursor) {
+        // Counted each time: what is to be applied again after a kill must stay bounded, too.
+        self.cursors.insert(name.to_owned(), cursor);
+        self.bytes = self.bytes.saturating_add(name.len()).saturating_add(KEY_BYTES);
     }
 
     /// Cursors that changed.
-    pub(super) const fn cursors(&self) -> &BTreeMap<String, Option<Cursor>> {
+    pub(super) const fn cursors(&self) -> &BTreeMap<String, Cursor> {
         &self.cursors
     }
 

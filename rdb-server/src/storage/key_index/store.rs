@@ -164,7 +164,7 @@ impl IndexStore {
         }
         let applied = applied.map_or(LogIndex::ZERO, |entry| entry.index);
         let window = recover_window(self.settings.event_id_window, reader, applied)?;
-        let cursors = stored_cursors(&tree, &self.path)?;
+        let cursors = stored_cursors(&tree, &self.path, applied)?;
         let shared = Shared {
             path: self.path.clone(),
             overlay_runs: self.settings.overlay_runs,
@@ -290,8 +290,8 @@ fn decode_meta(mut bytes: &[u8]) -> Option<AppliedEntry> {
     bytes.is_empty().then_some(applied)
 }
 
-/// The cursors that were written.
-fn stored_cursors(tree: &sled::Tree, path: &Path) -> Result<Cursors, StorageError> {
+/// The cursors that were written. One that was forgotten by an entry that need not be applied again is removed.
+fn stored_cursors(tree: &sled::Tree, path: &Path, applied: LogIndex) -> Result<Cursors, StorageError> {
     let unreadable = |problem: &str| StorageError::Index {
         path: path.to_owned(),
         problem: problem.to_owned(),
@@ -302,10 +302,16 @@ fn stored_cursors(tree: &sled::Tree, path: &Path) -> Result<Cursors, StorageErro
     }
     let mut found = tree.scan_prefix(CURSOR_PREFIX);
     while let Some((key, value)) = guarded(path, || found.next().transpose())? {
+        let is_over = |cursor: &Cursor| cursor.is_forgotten && cursor.at <= applied;
+        if cursors::decode(&value).as_ref().is_some_and(is_over) {
+            guarded(path, || tree.remove(&key))?;
+            continue;
+        }
         let name = key.get(CURSOR_PREFIX.len()..).map(<[u8]>::to_vec);
         let name = name.and_then(|name| String::from_utf8(name).ok());
         let cursor = name.zip(cursors::decode(&value));
-        cursors.extend([cursor.ok_or_else(|| unreadable("a cursor cannot be read"))?]);
+        let (name, cursor) = cursor.ok_or_else(|| unreadable("a cursor cannot be read"))?;
+        cursors.insert(name, cursor);
     }
     Ok(cursors)
 }
@@ -487,10 +493,7 @@ impl Shared {
         }
         for (name, cursor) in overlay.cursors() {
             let key = cursor_key(name);
-            guarded(&self.path, || match cursor {
-                Some(cursor) => tree.insert(&key, cursors::encode(cursor)),
-                None => tree.remove(&key),
-            })?;
+            guarded(&self.path, || tree.insert(&key, cursors::encode(cursor)))?;
         }
         if let Some(last) = &overlay.last {
             guarded(&self.path, || tree.insert(META_KEY, encode_meta(last)))?;
@@ -897,11 +900,10 @@ impl KeyIndex for SledIndex {
     }
 
     fn cursor(&self, name: &str) -> Option<Cursor> {
-        lock(&self.shared.cursors).get(name).copied()
+        cursors::find(&lock(&self.shared.cursors), name)
     }
 
     fn cursors(&self) -> Vec<(String, Cursor)> {
-        let named = |(name, cursor): (&String, &Cursor)| (name.clone(), *cursor);
-        lock(&self.shared.cursors).iter().map(named).collect()
+        cursors::list(&lock(&self.shared.cursors))
     }
 }
