@@ -140,7 +140,7 @@ async fn whoever_takes_a_name_over_fences_who_had_it() {
     )
     .await
     .unwrap();
-    assert_eq!(reason(second.acknowledge(Seq(9)).await), Reason::ConsumerFenced);
+    assert_eq!(reason(second.acknowledge(Seq(3)).await), Reason::ConsumerFenced);
     assert_eq!(take(&mut third, 7).await, [4, 5, 6, 7, 8, 9, 10]);
     third.acknowledge(Seq(10)).await.unwrap();
 
