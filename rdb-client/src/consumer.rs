@@ -226,6 +226,7 @@ impl Consumer {
                 self.begin_to_say();
             }
             let is_unheard = self.is_unheard();
+            let is_silent = self.saying.is_none();
             let said = async {
                 match &mut self.saying {
                     Some(saying) => saying.await,
@@ -237,7 +238,7 @@ impl Consumer {
                 said = said => self.said(said)?,
                 // Whoever may have been replaced hands nothing out.
                 message = self.subscription.next(), if !is_unheard => return message,
-                () = clock::sleep_until(due), if !is_unheard => {}
+                () = clock::sleep_until(due), if is_silent => {}
             }
         }
     }

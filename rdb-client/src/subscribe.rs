@@ -15,7 +15,7 @@ use crate::{Change, Error, Event, EventKind, Seq, Timestamp};
 use bytes::Bytes;
 use futures::Stream;
 use rdb_proto::convert::event_kind_to_wire;
-use rdb_proto::event::{decode_batch, seq_of, split_batch};
+use rdb_proto::event::{decode_batch, next_seq, split_batch};
 use rdb_proto::v1;
 use rdb_proto::v1::subscribe_request::Start as WireStart;
 use rdb_proto::v1::subscribe_response::Message as WireMessage;
@@ -149,7 +149,7 @@ impl EventBatch {
         let mut first = None;
         let mut last = after;
         while !rest.is_empty() {
-            let seq = next_seq(&mut rest)?;
+            let seq = next_seq(&mut rest).map_err(Error::bad_answer)?;
             if seq <= last {
                 return Err(Error::bad_answer(format_args!("seq {seq} came after seq {last}")));
             }
@@ -170,18 +170,6 @@ impl fmt::Debug for EventBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} events, seq {}..{}", self.count, self.first, self.last)
     }
-}
-
-/// Tag of `EventBatch.events`: field 1, length-delimited.
-const EVENTS_TAG: usize = (1 << 3) | 2;
-
-/// Takes one event off the front of an encoded batch and reads its seq.
-fn next_seq(batch: &mut &[u8]) -> Result<Seq, Error> {
-    let tag = prost::decode_length_delimiter(&mut *batch).map_err(Error::bad_answer)?;
-    let length = prost::decode_length_delimiter(&mut *batch).map_err(Error::bad_answer)?;
-    let event = batch.split_off(..length).filter(|_| tag == EVENTS_TAG);
-    let event = event.ok_or_else(|| Error::bad_answer("not a batch of events"))?;
-    seq_of(event).map_err(Error::bad_answer)
 }
 
 /// A subscription to the change stream.

@@ -303,7 +303,7 @@ pub fn split_batch(mut encoded: Bytes) -> Result<Vec<Bytes>, EventError> {
         let tag = prost::decode_length_delimiter(&mut encoded)?;
         let length = prost::decode_length_delimiter(&mut encoded)?;
         if tag != EVENT_FIELD_TAG || length > encoded.len() {
-            return Err(EventError::Batch("not a list of events"));
+            return Err(NO_BATCH);
         }
         events.push(encoded.split_to(length));
     }
@@ -322,6 +322,17 @@ pub fn join_batch<'a>(events: impl IntoIterator<Item = &'a Bytes>) -> Bytes {
 /// Adds one encoded event to a wire `EventBatch`.
 pub fn push_to_batch(batch: &mut BytesMut, event: &[u8]) {
     push_field(batch, EVENT_FIELD, event);
+}
+
+/// Takes one event off the front of a wire `EventBatch`, and reads its seq.
+///
+/// # Errors
+/// [`EventError`] when the bytes are not a batch.
+pub fn next_seq(batch: &mut &[u8]) -> Result<Seq, EventError> {
+    let tag = prost::decode_length_delimiter(&mut *batch)?;
+    let length = prost::decode_length_delimiter(&mut *batch)?;
+    let event = batch.split_off(..length).filter(|_| tag == EVENT_FIELD_TAG);
+    seq_of(event.ok_or(NO_BATCH)?)
 }
 
 /// Reads the seq of an encoded event.
@@ -362,6 +373,8 @@ fn push_field(message: &mut BytesMut, field: u32, value: &[u8]) {
     encode_varint(u64::try_from(value.len()).unwrap_or(u64::MAX), message);
     message.extend_from_slice(value);
 }
+
+const NO_BATCH: EventError = EventError::Batch("not a list of events");
 
 /// Tag of `Event.seq`: field 1, varint.
 const SEQ_FIELD_TAG: u8 = 1 << 3;

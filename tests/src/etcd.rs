@@ -3,12 +3,14 @@
 use crate::authority::Authority;
 use crate::process::signal_to;
 use crate::time::soon;
+use rdb_server::coordination::etcd::EtcdSettings;
 use rustix::process::Signal;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
@@ -94,6 +96,27 @@ impl Etcd {
             return None;
         }
         Some(Self::start().await)
+    }
+
+    /// Settings of a node `name` that joins in this process: one group of one member, a short lease.
+    pub fn settings(&self, name: &str) -> EtcdSettings {
+        EtcdSettings {
+            endpoints: vec![self.endpoint()],
+            user: None,
+            password: None,
+            tls: None,
+            database: "test".to_owned(),
+            counter_key: "/rdb/test/counter".to_owned(),
+            shard_groups: 1,
+            group_size: 1,
+            writes: 1,
+            lease_ttl: Duration::from_secs(3),
+            refresh_interval: Duration::from_millis(500),
+            replace_after: None,
+            node_name: name.to_owned(),
+            address: format!("{name}.test:1"),
+            release: "0.0.0".to_owned(),
+        }
     }
 
     /// host:port, as `ETCD` takes it.

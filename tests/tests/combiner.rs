@@ -17,23 +17,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+/// With a lease of the usual length.
 fn settings(etcd: &Etcd, name: &str) -> EtcdSettings {
     EtcdSettings {
-        endpoints: vec![etcd.endpoint()],
-        user: None,
-        password: None,
-        tls: None,
-        database: "test".to_owned(),
-        counter_key: "/rdb/test/counter".to_owned(),
-        shard_groups: 1,
-        group_size: 1,
-        writes: 1,
         lease_ttl: Duration::from_secs(10),
         refresh_interval: Duration::from_secs(1),
-        replace_after: None,
-        node_name: name.to_owned(),
-        address: format!("{name}.test:1"),
-        release: "0.0.0".to_owned(),
+        ..etcd.settings(name)
     }
 }
 

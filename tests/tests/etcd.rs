@@ -28,27 +28,6 @@ const SEAT: SeatId = SeatId {
 /// and the txn, 2 s each, and some for a busy machine.
 const ALLOCATION_MAX: Duration = Duration::from_secs(8);
 
-/// Settings of a node `name`: one group of one member, a short lease.
-fn settings(etcd: &Etcd, name: &str) -> EtcdSettings {
-    EtcdSettings {
-        endpoints: vec![etcd.endpoint()],
-        user: None,
-        password: None,
-        tls: None,
-        database: "test".to_owned(),
-        counter_key: "/rdb/test/counter".to_owned(),
-        shard_groups: 1,
-        group_size: 1,
-        writes: 1,
-        lease_ttl: Duration::from_secs(3),
-        refresh_interval: Duration::from_millis(500),
-        replace_after: None,
-        node_name: name.to_owned(),
-        address: format!("{name}.test:1"),
-        release: "0.0.0".to_owned(),
-    }
-}
-
 /// A client that is nobody's node.
 async fn outsider(endpoint: &str) -> Client {
     soon("a client of etcd", Client::connect([endpoint], None))
@@ -155,7 +134,7 @@ async fn three_nodes_that_start_at_once_make_one_database() {
             shard_groups: 4,
             group_size: 3,
             writes: 2,
-            ..settings(&etcd, name)
+            ..etcd.settings(name)
         };
         joining.spawn(async move {
             let connected = connect(settings).await.unwrap();
@@ -199,8 +178,8 @@ async fn refuses(variable: &str, change: impl Fn(&mut EtcdSettings)) {
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let _first = join(settings(&etcd, "n1")).await;
-    let mut other = settings(&etcd, "n2");
+    let _first = join(etcd.settings("n1")).await;
+    let mut other = etcd.settings("n2");
     change(&mut other);
     let refused = soon("etcd", connect(other)).await;
     let error = refused
@@ -237,16 +216,16 @@ async fn a_name_is_one_node_and_an_emptied_disk_another() {
         return;
     };
     let directory = Uuid::new_v4();
-    let first = join_as(settings(&etcd, "n1"), directory).await.unwrap();
+    let first = join_as(etcd.settings("n1"), directory).await.unwrap();
     let id = first.node_id();
-    let error = join_as(settings(&etcd, "n1"), Uuid::new_v4()).await.unwrap_err();
+    let error = join_as(etcd.settings("n1"), Uuid::new_v4()).await.unwrap_err();
     assert!(matches!(error, CoordinationError::NameTaken { .. }), "{error}");
     // Killed: the lease goes on, and the node is back before it ends.
     drop(first);
-    let again = join_as(settings(&etcd, "n1"), directory).await.unwrap();
+    let again = join_as(etcd.settings("n1"), directory).await.unwrap();
     assert_eq!(again.node_id(), id);
     soon("a node to close", again.close()).await;
-    let emptied = join(settings(&etcd, "n1")).await;
+    let emptied = join(etcd.settings("n1")).await;
     assert_ne!(emptied.node_id(), id);
     let view = shows(&emptied, "the new node", |view| {
         view.nodes.values().any(|info| info.is_live)
@@ -268,7 +247,7 @@ async fn one_of_many_wins_at_one_revision() {
     };
     let mut nodes = Vec::new();
     for name in ["n1", "n2", "n3", "n4"] {
-        nodes.push(Arc::new(join(settings(&etcd, name)).await));
+        nodes.push(Arc::new(join(etcd.settings(name)).await));
     }
     let mut last = Epoch::ZERO;
     for round in 0..5 {
@@ -325,10 +304,7 @@ async fn only_the_holder_raises_its_epoch() {
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let (one, two) = (
-        join(settings(&etcd, "n1")).await,
-        join(settings(&etcd, "n2")).await,
-    );
+    let (one, two) = (join(etcd.settings("n1")).await, join(etcd.settings("n2")).await);
     let first = win(&one, placed(&one).await).await;
     let above = Epoch {
         number: 10,
@@ -357,10 +333,7 @@ async fn a_seat_that_was_given_up_names_its_successor() {
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let (one, two) = (
-        join(settings(&etcd, "n1")).await,
-        join(settings(&etcd, "n2")).await,
-    );
+    let (one, two) = (join(etcd.settings("n1")).await, join(etcd.settings("n2")).await);
     let vacant = placed(&one).await;
     let epoch = win(&one, vacant).await;
     let held = holder(&two, Some(epoch)).await;
@@ -391,9 +364,9 @@ async fn a_node_that_closes_leaves_nothing_to_wait_for() {
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let one = join(settings(&etcd, "n1")).await;
+    let one = join(etcd.settings("n1")).await;
     let epoch = win(&one, placed(&one).await).await;
-    let two = join(settings(&etcd, "n2")).await;
+    let two = join(etcd.settings("n2")).await;
     holder(&two, Some(epoch)).await;
     let id = one.node_id();
     let watch = Stopwatch::start();
@@ -413,10 +386,7 @@ async fn a_lost_lease_is_replaced_without_a_restart() {
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let (one, two) = (
-        join(settings(&etcd, "n1")).await,
-        join(settings(&etcd, "n2")).await,
-    );
+    let (one, two) = (join(etcd.settings("n1")).await, join(etcd.settings("n2")).await);
     let epoch = win(&one, placed(&one).await).await;
     holder(&two, Some(epoch)).await;
     let mut view = two.view();
@@ -448,7 +418,7 @@ async fn eight_nodes_share_one_sequence() {
     };
     let mut nodes = Vec::new();
     for i in 0..8 {
-        nodes.push(Arc::new(join(settings(&etcd, &format!("n{i}"))).await));
+        nodes.push(Arc::new(join(etcd.settings(&format!("n{i}"))).await));
     }
     let mut asking = JoinSet::new();
     for node in &nodes {
@@ -496,7 +466,7 @@ async fn the_counter_may_stand_elsewhere() {
     };
     let settings = |name| EtcdSettings {
         counter_key: "/elsewhere/seq".to_owned(),
-        ..settings(&etcd, name)
+        ..etcd.settings(name)
     };
     let (one, two) = (join(settings("n1")).await, join(settings("n2")).await);
     assert_eq!(allocate(&one, 5).await.first, Seq(1));
@@ -516,7 +486,7 @@ async fn a_counter_that_is_gone_is_not_begun_anew() {
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let one = join(settings(&etcd, "n1")).await;
+    let one = join(etcd.settings("n1")).await;
     allocate(&one, 10).await;
     let client = outsider(&etcd.endpoint()).await;
     soon(
@@ -525,7 +495,7 @@ async fn a_counter_that_is_gone_is_not_begun_anew() {
     )
     .await
     .unwrap();
-    let fresh = match join_as(settings(&etcd, "n2"), Uuid::new_v4()).await {
+    let fresh = match join_as(etcd.settings("n2"), Uuid::new_v4()).await {
         Ok(node) => soon("an answer", node.allocate(1)).await,
         Err(error) => Err(error),
     };
@@ -540,7 +510,7 @@ async fn etcd_may_go_away_and_come_back() {
     let Some(mut etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let node = join(settings(&etcd, "n1")).await;
+    let node = join(etcd.settings("n1")).await;
     let epoch = win(&node, placed(&node).await).await;
     let before = allocate(&node, 3).await;
     etcd.stop().await;
@@ -571,7 +541,7 @@ async fn an_etcd_that_hangs_is_noticed() {
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let node = join(settings(&etcd, "n1")).await;
+    let node = join(etcd.settings("n1")).await;
     allocate(&node, 1).await;
     etcd.signal(Signal::STOP);
     let watch = Stopwatch::start();
@@ -595,7 +565,7 @@ async fn changes_that_were_compacted_away_are_learned() {
     // A lease that outlasts the test: only what is done from outside changes anything.
     let settings = EtcdSettings {
         lease_ttl: Duration::from_mins(1),
-        ..settings(&etcd, "n1")
+        ..etcd.settings("n1")
     };
     let node = join(settings.clone()).await;
     let epoch = win(&node, placed(&node).await).await;
@@ -646,7 +616,7 @@ async fn an_etcd_that_went_back_gives_no_numbers() {
     let Some(mut etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let node = join(settings(&etcd, "n1")).await;
+    let node = join(etcd.settings("n1")).await;
     let backup = took_numbers_since_a_backup(&mut etcd, &node).await;
     let last = *node.counter().borrow();
     etcd.stop().await;
@@ -670,7 +640,7 @@ async fn an_etcd_that_went_back_and_caught_up_is_not_followed() {
     let Some(mut etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let node = join(settings(&etcd, "n1")).await;
+    let node = join(etcd.settings("n1")).await;
     let backup = took_numbers_since_a_backup(&mut etcd, &node).await;
     etcd.stop().await;
     shows(&node, "the problem to be told", |view| view.problem.is_some()).await;
@@ -700,7 +670,7 @@ async fn a_session_ends_with_the_process_that_it_is_of() {
     let Some(mut etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let node = join(settings(&etcd, "n1")).await;
+    let node = join(etcd.settings("n1")).await;
     node.guard();
     node.close_numbers(false);
     let refused = soon("a refusal", node.allocate(1)).await;
@@ -729,7 +699,7 @@ async fn etcd_is_put_right_once() {
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
-    let node = join(settings(&etcd, "n1")).await;
+    let node = join(etcd.settings("n1")).await;
     let epoch = win(&node, placed(&node).await).await;
     allocate(&node, 3).await;
     node.guard();
@@ -781,7 +751,7 @@ async fn an_endpoint_that_is_down_is_left_out() {
     for endpoints in [vec![down.clone(), etcd.endpoint()], vec![etcd.endpoint(), down]] {
         let settings = EtcdSettings {
             endpoints,
-            ..settings(&etcd, "n1")
+            ..etcd.settings("n1")
         };
         let node = join(settings).await;
         assert_eq!(failures(&node, 100).await, 0, "of 100 allocations");
@@ -798,7 +768,7 @@ async fn an_endpoint_that_is_silent_is_left_for_the_next() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let settings = EtcdSettings {
         endpoints: vec![silent.local_addr().unwrap().to_string(), etcd.endpoint()],
-        ..settings(&etcd, "n1")
+        ..etcd.settings("n1")
     };
     let node = join(settings).await;
     assert_eq!(failures(&node, 20).await, 0, "of 20 allocations");
@@ -818,7 +788,7 @@ async fn a_node_goes_on_at_another_endpoint() {
         );
         let settings = |name, relays: [&Relay; 2]| EtcdSettings {
             endpoints: relays.map(Relay::endpoint).into(),
-            ..settings(&etcd, name)
+            ..etcd.settings(name)
         };
         let node = join(settings("n1", [&first, &second])).await;
         let other = join(settings("n2", [&second, &first])).await;
@@ -861,7 +831,7 @@ async fn etcd_is_reached_by_tls_with_a_certificate_on_either_side() {
                 ca: authority.certificate(),
                 identity: Some((certificate.clone(), key.clone())),
             }),
-            ..settings(&etcd, "n1")
+            ..etcd.settings("n1")
         };
         let node = join(settings).await;
         assert_eq!(failures(&node, 10).await, 0, "of 10 allocations");

@@ -20,9 +20,7 @@ pub(super) async fn move_seat(
     if !api.node.seats().any(|known| known == seat) {
         return Err(FieldError::invalid("group", format!("there is no group {group}")).into());
     }
-    if forward::passed_on_for(&metadata).is_none()
-        && let Route::There(leader) = api.node.route(seat, Need::Leader)?
-    {
+    if let Route::There(leader) = forward::route_seat(&api.node, &metadata, seat, Need::Leader)? {
         let request = forward::pass_on(&metadata, &[seat], request);
         let mut admin = api.peers.admin(&leader.address)?;
         let answer = Box::pin(admin.move_seat(request)).await.map(Response::into_inner);

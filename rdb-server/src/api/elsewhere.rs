@@ -5,8 +5,9 @@ use super::status::{CallError, reason_of};
 use crate::clock;
 use crate::limits::{PART_ABSENT_MAX, PART_SILENCE_MAX, PART_WAIT_FIRST, PART_WAIT_LONGEST};
 use crate::node::{Handle, Message, Run};
+use bytes::Bytes;
 use futures::Stream;
-use rdb_proto::event::{EventError, seq_of, split_batch};
+use rdb_proto::event::{EventError, next_seq};
 use rdb_proto::reason::Reason;
 use rdb_proto::types::{SeatId, Seq};
 use rdb_proto::v1::subscribe_request::Start;
@@ -127,16 +128,7 @@ impl Elsewhere {
                 let is_first = !std::mem::replace(&mut self.is_opened, true);
                 is_first.then_some(Message::Opened(Seq(opened.after_seq)))
             }
-            WireMessage::Changes(encoded) => {
-                let events = split_batch(encoded.clone())?;
-                let last = events.last().ok_or(EventError::Batch("no events"));
-                let last_seq = last.and_then(|event| seq_of(event))?;
-                Some(Message::Changes(Run {
-                    encoded,
-                    count: u64::try_from(events.len()).unwrap_or(u64::MAX),
-                    last_seq,
-                }))
-            }
+            WireMessage::Changes(encoded) => Some(Message::Changes(run(encoded)?)),
             WireMessage::Resolved(mark) => {
                 Some(Message::Resolved(Seq(mark.seq), mark.changes_since_previous))
             }
@@ -165,6 +157,21 @@ async fn hear(stream: &mut Streaming<SubscribeResponse>) -> Result<Option<WireMe
     let message = clock::within(PART_SILENCE_MAX, stream.message()).await;
     let ended = || Status::unavailable("the stream ended");
     Ok(message.ok_or_else(silent)??.ok_or_else(ended)?.message)
+}
+
+/// A batch with what is to be known of it.
+fn run(encoded: Bytes) -> Result<Run, EventError> {
+    let mut rest: &[u8] = &encoded;
+    let (mut count, mut last_seq) = (0_u64, None);
+    while !rest.is_empty() {
+        last_seq = Some(next_seq(&mut rest)?);
+        count = count.saturating_add(1);
+    }
+    Ok(Run {
+        last_seq: last_seq.ok_or(EventError::Batch("no events"))?,
+        encoded,
+        count,
+    })
 }
 
 fn passed(since: Instant) -> Duration {

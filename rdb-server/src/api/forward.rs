@@ -104,14 +104,46 @@ pub(super) fn route(
     need: Need,
 ) -> Result<(SeatId, Route), CallError> {
     let seat = node.seat_of(name.slot());
-    if metadata.contains_key(FORWARDED) {
-        return Ok((seat, Route::Here));
-    }
-    let route = node.route(seat, need)?;
+    let route = route_seat(node, metadata, seat, need)?;
     if let Route::There(_) = route {
         node.telemetry().calls_passed_on.inc();
     }
     Ok((seat, route))
+}
+
+/// Where a request about a seat goes; one that was passed on is answered here.
+pub(super) fn route_seat(
+    node: &Handle,
+    metadata: &MetadataMap,
+    seat: SeatId,
+    need: Need,
+) -> Result<Route, CallError> {
+    if metadata.contains_key(FORWARDED) {
+        return Ok(Route::Here);
+    }
+    Ok(node.route(seat, need)?)
+}
+
+/// Where a request about all seats goes.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    /// Seats that are answered here.
+    pub(super) here: Vec<SeatId>,
+    /// Those of each other node, by its host:port.
+    pub(super) there: BTreeMap<String, Vec<SeatId>>,
+}
+
+impl Places {
+    pub(super) fn of(node: &Handle, need: Need) -> Result<Self, CallError> {
+        let mut places = Self::default();
+        for seat in node.seats() {
+            match node.route(seat, need)? {
+                Route::Here => places.here.push(seat),
+                Route::There(peer) => places.there.entry(peer.address).or_default().push(seat),
+            }
+        }
+        Ok(places)
+    }
 }
 
 /// The request for another node: for these seats, with as much time as the caller gives.
@@ -148,23 +180,17 @@ pub(super) fn answered<'a, T: 'a>(
 
 /// What to tell the client when another node did not answer a write as it should.
 pub(super) fn write_failed(status: Status, seat: SeatId, event_id: EventId) -> CallError {
-    if has_reason(&status) {
-        CallError::Forwarded(Box::new(status))
-    } else if was_never_sent(&status) {
-        NodeError::vacant(seat).into()
-    } else {
-        NodeError::Unknown(event_id).into()
-    }
+    change_failed(status, seat, NodeError::Unknown(event_id))
 }
 
-/// The same of a change of a named subscription.
-pub(super) fn change_failed(status: Status, seat: SeatId) -> CallError {
+/// The same of any change, which may have happened when the request was sent: then this is told.
+pub(super) fn change_failed(status: Status, seat: SeatId, unknown: NodeError) -> CallError {
     if has_reason(&status) {
         CallError::Forwarded(Box::new(status))
     } else if was_never_sent(&status) {
         NodeError::vacant(seat).into()
     } else {
-        NodeError::ChangeUnknown(seat).into()
+        unknown.into()
     }
 }
 

@@ -1,15 +1,14 @@
 //! Read, history and key listing.
 
-use super::forward::Peers;
+use super::forward::{Peers, Places};
 use super::status::CallError;
 use super::{Api, forward};
 use crate::node::{At, HistoryRange, KeyRange, KeyState, Need, Route};
 use futures::future::try_join_all;
 use futures::{Stream, StreamExt as _};
 use rdb_proto::limits::{KEY_BYTES_MAX, LIST_KEYS_PAGE_MAX};
-use rdb_proto::types::{Collection, FieldError, Key, KeyName, SeatId, Seq, Version};
+use rdb_proto::types::{Collection, FieldError, Key, KeyName, Seq, Version};
 use rdb_proto::v1;
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -155,14 +154,7 @@ async fn keys_everywhere(
     range: &KeyRange,
     at: At,
 ) -> Result<(Vec<(Key, KeyState)>, bool), CallError> {
-    let mut here = Vec::new();
-    let mut there: BTreeMap<String, Vec<SeatId>> = BTreeMap::new();
-    for seat in api.node.seats() {
-        match api.node.route(seat, need(at))? {
-            Route::Here => here.push(seat),
-            Route::There(peer) => there.entry(peer.address).or_default().push(seat),
-        }
-    }
+    let Places { here, there } = Places::of(&api.node, need(at))?;
     let mut keys = api.node.keys(range, here, at).await?;
     let asked = there.iter().map(async |(address, seats)| {
         let request = forward::pass_on(metadata, seats, request.clone());

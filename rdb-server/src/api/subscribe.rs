@@ -38,14 +38,15 @@ pub(super) async fn subscribe(
         request.start = Some(WireStart::AfterSeq(now));
     }
     let (start, selection) = (start(&request)?, selection(&request)?);
-    let (here, others) = match forward::passed_on_for(&metadata) {
+    let passed_on = forward::passed_on_for(&metadata);
+    let is_part = passed_on.is_some();
+    let (here, others) = match passed_on {
         Some(seats) => (seats, Vec::new()),
         None => node.divide(node.seats()),
     };
     if here.is_empty() && others.is_empty() {
         return Err(FieldError::invalid(forward::FORWARDED, "names no seat").into());
     }
-    let is_part = forward::passed_on_for(&metadata).is_some();
     let snapshot_seq = request.snapshot_seq;
     let changes = if others.is_empty() {
         let interval = if is_part {

@@ -1,14 +1,14 @@
 //! Named subscriptions, at the leader of the seat that keeps the name.
 
+use super::forward::Places;
 use super::status::CallError;
 use super::{Api, forward};
 use crate::limits::{CLAIM_WAIT_MAX, CONSUMER_HEARD_FOR};
-use crate::node::{Claim, NamedCursor, Need, Route};
+use crate::node::{Claim, NamedCursor, Need, NodeError, Route};
 use futures::future::try_join_all;
-use rdb_proto::types::{FieldError, SeatId, Seq};
+use rdb_proto::types::{FieldError, Seq};
 use rdb_proto::v1;
 use rdb_proto::v1::subscriptions_client::SubscriptionsClient;
-use std::collections::BTreeMap;
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -21,28 +21,15 @@ macro_rules! at_leader {
     ($api:expr, $request:expr, $call:ident) => {{
         let (metadata, _, request) = $request.into_parts();
         let seat = $api.node.seat_of_subscription(&request.name)?;
-        if let Some(peer) = elsewhere($api, &metadata, seat)? {
+        if let Route::There(peer) = forward::route_seat(&$api.node, &metadata, seat, Need::Leader)? {
             let request = forward::pass_on(&metadata, &[seat], request);
             let mut leader = $api.peers.subscriptions(&peer.address)?;
             let answer = forward::answered(&$api.node, (seat, &peer), leader.$call(request)).await;
-            return answer.map_err(|status| forward::change_failed(status, seat));
+            return answer
+                .map_err(|status| forward::change_failed(status, seat, NodeError::ChangeUnknown(seat)));
         }
         (seat, request)
     }};
-}
-
-fn elsewhere(
-    api: &Api,
-    metadata: &tonic::metadata::MetadataMap,
-    seat: SeatId,
-) -> Result<Option<crate::node::Peer>, CallError> {
-    if forward::passed_on_for(metadata).is_some() {
-        return Ok(None);
-    }
-    Ok(match api.node.route(seat, Need::Leader)? {
-        Route::Here => None,
-        Route::There(peer) => Some(peer),
-    })
 }
 
 pub(super) async fn claim(
@@ -124,19 +111,13 @@ pub(super) async fn list(
     request: Request<v1::ListSubscriptionsRequest>,
 ) -> Result<v1::ListSubscriptionsResponse, CallError> {
     let (metadata, _, request) = request.into_parts();
-    let mut here = Vec::new();
-    let mut there: BTreeMap<String, Vec<SeatId>> = BTreeMap::new();
-    match forward::passed_on_for(&metadata) {
-        Some(seats) => here = seats,
-        None => {
-            for seat in api.node.seats() {
-                match api.node.route(seat, Need::Leader)? {
-                    Route::Here => here.push(seat),
-                    Route::There(peer) => there.entry(peer.address).or_default().push(seat),
-                }
-            }
-        }
-    }
+    let Places { here, there } = match forward::passed_on_for(&metadata) {
+        Some(here) => Places {
+            here,
+            ..Places::default()
+        },
+        None => Places::of(&api.node, Need::Leader)?,
+    };
     let counter = api.node.counter();
     let own = api.node.subscriptions(here).await?;
     let mut found: Vec<v1::SubscriptionInfo> = own.into_iter().map(|named| info(named, counter)).collect();
