@@ -32,6 +32,8 @@ pub struct Disk {
     /// Promises that are written and not synced, each with such a number.
     promising: VecDeque<(Epoch, u64)>,
     commit: LogIndex,
+    /// First and last of the entries that cannot be read.
+    damaged: Option<(LogIndex, LogIndex)>,
 }
 
 fn place(index: LogIndex) -> usize {
@@ -48,6 +50,7 @@ impl Disk {
     ) -> bool {
         let base = truncate_from.map_or(self.log.len(), |from| place(from.previous()));
         let removed = self.log.split_off(base.min(self.log.len()));
+        self.damaged = self.damaged.filter(|(first, _)| place(*first) <= base);
         for entry in &entries {
             assert!(
                 place(entry.index) == self.log.len() + 1,
@@ -123,10 +126,17 @@ impl Disk {
     }
 
     /// What the core starts from, whose key index has applied so much and whose disk remembers this mark, valid for
-    /// that commit.
+    /// that commit; without what cannot be read.
     pub fn starts(&self, indexed: LogIndex, (mark, marked): (Seq, LogIndex)) -> Durable {
+        let commit = self.commit.max(indexed).min(self.last());
+        let damaged = self.damaged;
+        let end = damaged.filter(|(first, _)| *first > commit);
+        let end = end.map_or(self.last(), |(first, _)| first.previous());
+        let is_readable =
+            |index| damaged.is_none_or(|(first, last): (LogIndex, LogIndex)| index < first || index > last);
+        let log = &self.log[..place(end)];
         let mut runs: Vec<EpochRun> = vec![];
-        for entry in &self.log {
+        for entry in log.iter().filter(|entry| is_readable(entry.index)) {
             if runs.last().is_none_or(|run| run.epoch < entry.epoch) {
                 runs.push(EpochRun {
                     first: entry.index,
@@ -134,9 +144,9 @@ impl Disk {
                 });
             }
         }
-        let commit = self.commit.max(indexed).min(self.last());
-        let committed = &self.log[..place(commit)];
-        let membership = committed.iter().rev().find_map(|entry| match &entry.body {
+        let committed = &log[..place(commit)];
+        let mut readable = committed.iter().rev().filter(|entry| is_readable(entry.index));
+        let membership = readable.clone().find_map(|entry| match &entry.body {
             EntryBody::EpochStart(membership) => Some(membership.clone()),
             EntryBody::Events(_) | EntryBody::Cursor(_) => None,
         });
@@ -144,19 +154,55 @@ impl Disk {
             promised: self.promised,
             runs,
             commit,
-            committed_seq: committed
-                .iter()
-                .rev()
-                .find_map(|entry| entry.seqs())
-                .unwrap_or_default()
-                .1,
-            tail: self.log[committed.len()..].to_vec(),
+            committed_seq: readable.find_map(|entry| entry.seqs()).unwrap_or_default().1,
+            tail: log[committed.len()..].to_vec(),
             indexed,
             mark: if marked <= commit { mark } else { Seq::ZERO },
             membership: membership.unwrap_or_default(),
             config: self.config,
-            damaged: None,
+            damaged,
         }
+    }
+
+    /// A durable entry becomes unreadable. Nobody knows before it is read.
+    pub fn rot(&mut self, index: LogIndex) {
+        self.damaged = Some((index, index));
+    }
+
+    /// What is found when the log is opened: what follows a damaged entry that is not known to be committed, is not
+    /// known either.
+    pub fn open(&mut self, commit: LogIndex) {
+        let last = self.last();
+        self.damaged = self
+            .damaged
+            .filter(|(first, end)| *first <= last || end > first)
+            .map(|(first, end)| (first, if first > commit { end.max(last) } else { end }));
+    }
+
+    /// First and last of the entries that cannot be read.
+    pub const fn damaged(&self) -> Option<(LogIndex, LogIndex)> {
+        self.damaged
+    }
+
+    /// Puts entries in the place of damaged ones, durably. Returns whether the log is whole again.
+    pub fn repair(&mut self, entries: &[Arc<Entry>]) -> bool {
+        for entry in entries {
+            let at = place(entry.index) - 1;
+            if self.log.get(at).is_none_or(|old| old.epoch != entry.epoch) {
+                self.log.truncate(at);
+                self.log.push(Arc::clone(entry));
+            }
+            self.damaged = self
+                .damaged
+                .map(|(_, last)| (entry.index.next(), last))
+                .filter(|(first, last)| first <= last);
+        }
+        self.damaged.is_none()
+    }
+
+    /// Everything that is written becomes durable, before the log is opened anew.
+    pub fn settle(&mut self) {
+        self.crash(usize::MAX, None, usize::MAX);
     }
 
     /// Writes that are not synced.
@@ -254,6 +300,20 @@ mod tests {
         assert_eq!((epochs(&disk), disk.durable().get()), (vec![1, 2, 2, 2], 1));
         disk.crash(0, None, 0);
         assert_eq!((epochs(&disk), disk.durable().get()), (vec![1, 1, 1], 3));
+    }
+
+    #[test]
+    fn what_follows_damage_that_is_not_known_to_be_committed_is_repaired_with_it() {
+        let mut disk = written();
+        disk.settle();
+        disk.rot(LogIndex(3));
+        disk.open(LogIndex(3));
+        assert_eq!(disk.damaged(), Some((LogIndex(3), LogIndex(3))));
+        disk.open(LogIndex(2));
+        assert_eq!(disk.damaged(), Some((LogIndex(3), LogIndex(4))));
+        assert!(!disk.repair(&[entry(3, 3)]));
+        assert!(disk.repair(&[entry(4, 3)]));
+        assert_eq!(epochs(&disk), [1, 2, 3, 3]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::checks::Verdict;
 use super::coordinator::{Coordinator, Request};
 use super::plan::{Fault, MILLI, Micros, SECOND};
 use super::session::Asked;
-use super::world::{Event, World, node_id};
+use super::world::{At, Event, World, node_id};
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::event::decode_batch;
 use rdb_proto::types::{Membership, Timestamp};
@@ -166,6 +166,15 @@ impl World {
     pub(super) fn seen_synced(&mut self, node: usize, life: u64, seen: &Seen) {
         if self.lives(node, life) {
             self.nodes[node].seen_durable.merge(seen);
+        }
+    }
+
+    /// The promise of a member is durable, and with it what its node has seen.
+    pub(super) fn promise_seen(&mut self, at: At, life: u64, seen: Option<Box<Seen>>) {
+        if let Some(seen) = seen
+            && self.member_lives(at, life)
+        {
+            self.nodes[at.0].seen_durable.merge(&seen);
         }
     }
 

@@ -6,7 +6,7 @@ use super::coordinator::Change;
 use super::network::COORDINATOR;
 use super::plan::{Fault, MILLI, Micros, SECOND};
 use super::world::{At, Event, World, node_id};
-use rdb_proto::types::{GroupId, Membership, NodeId, SeatId};
+use rdb_proto::types::{GroupId, LogIndex, Membership, NodeId, SeatId};
 use rdb_server::protocol::{Effect, Input, Message};
 use std::collections::BTreeSet;
 
@@ -94,6 +94,7 @@ const COMING: &[(Fault, Micros, Micros)] = &[
     (Fault::Storm, 6 * SECOND, 2 * SECOND),
     (Fault::MembersRollback, 6 * SECOND, 3 * SECOND),
     (Fault::CoordinatorRollback, 15 * SECOND, 2 * SECOND),
+    (Fault::BitRot, 6 * SECOND, SECOND),
 ];
 
 impl World {
@@ -206,9 +207,44 @@ impl World {
                 self.roll_members_back(group, until);
             }
             Fault::CoordinatorRollback => self.roll_back(until),
+            Fault::BitRot => self.rot(one, until),
             _ => {}
         }
         Ok(())
+    }
+
+    /// An entry on a disk of the node becomes unreadable, where R intact members of its seat remain.
+    fn rot(&mut self, node: usize, until: Micros) {
+        let seats: Vec<SeatId> = self.nodes[node].members.keys().copied().collect();
+        if seats.is_empty() {
+            return;
+        }
+        let seat = seats[self.nemesis.position(seats.len())];
+        let is_damaged = |place: &usize| {
+            let member = self.nodes[*place].members.get(&seat);
+            member.is_some_and(|member| member.disk.damaged().is_some())
+        };
+        // Of all nodes that have a part in the seat: members change, and those of later are then among these.
+        let damaged = (0..self.nodes.len()).filter(is_damaged).count();
+        let durable = self.nodes[node].members[&seat].disk.durable().get();
+        let is_one_too_many = damaged + 2 > self.plan.writes || is_damaged(&node);
+        if is_one_too_many || durable == 0 {
+            return;
+        }
+        // The last ones are those that may not be committed.
+        let back = if self.nemesis.one_in(2) { 4 } else { 200 };
+        let index = durable - self.nemesis.below(durable.min(back));
+        let disk = &mut self.member((node, seat)).disk;
+        disk.rot(LogIndex(index));
+        self.counts.rotten += 1;
+        if self.trace.is_on() {
+            self.trace
+                .say(self.now, format_args!("n{} {seat} entry {index} rots", node + 1));
+        }
+        if self.nemesis.one_in(2) {
+            self.crash(node);
+            self.queue.push(until, Event::Restart(node));
+        }
     }
 
     /// A member stands for a seat, as if it had not heard its leader.

@@ -54,6 +54,8 @@ pub(super) struct Member {
     reads: BTreeMap<u64, (Caller, KeyName, LogIndex)>,
     confirmed: Vec<Confirmed>,
     next: u64,
+    /// How often its seat was opened anew by a process that lives.
+    openings: u64,
 }
 
 impl Member {
@@ -73,12 +75,29 @@ impl Member {
             reads: BTreeMap::new(),
             confirmed: vec![],
             next: 0,
+            openings: 0,
         }
     }
 
-    /// What the core starts from: what its disk holds.
-    fn durable(&self) -> Durable {
-        self.disk.starts(self.index.applied(), self.kept_mark)
+    /// The core is gone, and all that was waiting for it.
+    fn close(&mut self) {
+        self.seat = None;
+        self.to_index.clear();
+        self.is_indexing = false;
+        self.resolved = (Seq::ZERO, LogIndex::ZERO);
+        self.leads = None;
+        self.proposals.clear();
+        self.changes.clear();
+        self.reads.clear();
+        self.confirmed.clear();
+    }
+
+    /// What the core starts from: what its disk holds, and what is found when it is read.
+    fn durable(&mut self) -> Durable {
+        let indexed = self.index.applied();
+        let commit = self.disk.commit().max(indexed).min(self.disk.last());
+        self.disk.open(commit);
+        self.disk.starts(indexed, self.kept_mark)
     }
 }
 
@@ -236,8 +255,7 @@ impl World {
 
     fn perform(&mut self, at: At, effect: Effect) -> Verdict {
         match effect {
-            // Disks here lose and tear writes; they do not rot.
-            Effect::Repair { .. } => {}
+            Effect::Repair { entries } => self.repair(at, &entries)?,
             Effect::EpochTooLow { epoch, promised } => {
                 let lease = self.nodes[at.0].lease.unwrap_or_default();
                 let request = Request::Raise {
@@ -331,8 +349,49 @@ impl World {
     }
 
     fn plan_for(&mut self, at: At, delay: Micros, event: impl FnOnce(At, u64) -> Event) {
-        let life = self.nodes[at.0].life;
+        let life = self.life_of(at);
         self.queue.push(self.now + delay, event(at, life));
+    }
+
+    /// The life of a member: of its process, and within that, of its seat as it was opened last.
+    fn life_of(&self, at: At) -> u64 {
+        (self.nodes[at.0].life << 16) + self.nodes[at.0].members[&at.1].openings
+    }
+
+    pub(super) fn member_lives(&self, at: At, life: u64) -> bool {
+        self.nodes[at.0].is_up && self.life_of(at) == life
+    }
+
+    /// Entries come in the place of damaged ones. Once all are there, the seat is opened anew, and nothing that was
+    /// under way for it before may reach the new one.
+    fn repair(&mut self, at: At, entries: &[Arc<Entry>]) -> Verdict {
+        let Some(first) = entries.first() else {
+            return Ok(());
+        };
+        let before = self.member(at).disk.entry(first.index.previous());
+        let mut before = before.map_or(Epoch::ZERO, |entry| entry.epoch);
+        for entry in entries {
+            self.checks.matching.written(at.1, before, entry)?;
+            before = entry.epoch;
+        }
+        if !self.member(at).disk.repair(entries) {
+            return Ok(());
+        }
+        self.counts.repaired += 1;
+        if self.trace.is_on() {
+            self.trace
+                .say(self.now, format_args!("n{} {} is whole again", at.0 + 1, at.1));
+        }
+        self.nodes[at.0].forget_numbers_of(at.1);
+        let member = self.member(at);
+        member.disk.settle();
+        member.openings += 1;
+        member.close();
+        self.wake(at)?;
+        let key = self.coordinator.leader(at.1);
+        self.step(at, Input::LeaderKey(key))?;
+        self.counter_moved(at.0, Seq::ZERO);
+        Ok(())
     }
 
     pub(super) fn disk_delay(&mut self, node: usize) -> Micros {
@@ -377,7 +436,7 @@ impl World {
     }
 
     pub(super) fn log_synced(&mut self, at: At, life: u64) -> Verdict {
-        if !self.lives(at.0, life) {
+        if !self.member_lives(at, life) {
             return Ok(());
         }
         let (ticket, more) = self.member(at).disk.synced();
@@ -393,7 +452,7 @@ impl World {
     }
 
     pub(super) fn promise_synced(&mut self, at: At, life: u64) -> Verdict {
-        if !self.lives(at.0, life) {
+        if !self.member_lives(at, life) {
             return Ok(());
         }
         let epoch = self.member(at).disk.promise_synced();
@@ -410,10 +469,14 @@ impl World {
         read: LogReadId,
         range: (LogIndex, LogIndex),
     ) -> Verdict {
-        if !self.lives(at.0, life) {
+        if !self.member_lives(at, life) {
             return Ok(());
         }
         let short = self.disks.one_in(4);
+        let damaged = self.member(at).disk.damaged();
+        if let Some((first, last)) = damaged.filter(|(first, last)| *first <= range.1 && *last >= range.0) {
+            return self.step(at, Input::Damaged { first, last });
+        }
         let log = self.member(at).disk.log();
         let place = |index: LogIndex| usize::try_from(index.get()).unwrap().min(log.len());
         let mut entries = log[place(range.0.previous())..place(range.1)].to_vec();
@@ -522,7 +585,7 @@ impl World {
     }
 
     pub(super) fn index_step(&mut self, at: At, life: u64) -> Verdict {
-        if !self.lives(at.0, life) {
+        if !self.member_lives(at, life) {
             return Ok(());
         }
         let most = 1 + self.driver.position(64);
@@ -685,7 +748,12 @@ impl World {
         member.shown.restarts(durable.promised)?;
         let applied = usize::try_from(durable.indexed.get()).unwrap();
         let commit = usize::try_from(durable.commit.get()).unwrap();
-        member.to_index = member.disk.log()[applied..commit].iter().cloned().collect();
+        let readable = durable
+            .damaged
+            .map_or(commit, |(first, _)| usize::try_from(first.get() - 1).unwrap());
+        // What is damaged is indexed once it is repaired, and what follows it after that.
+        let to_index = member.disk.log()[applied..commit.min(readable.max(applied))].iter();
+        member.to_index = to_index.cloned().collect();
         member.seat = Some(Seat::new(config, durable));
         // The order of standing rotates, so that the two seats of a group have different first candidates.
         let place = members
@@ -697,7 +765,7 @@ impl World {
         let rank = u64::try_from(rotated % members.members.len()).unwrap();
         self.step(at, Input::Members(members))?;
         self.step(at, Input::StandAfter(rank * 150 + delay))?;
-        if commit > applied {
+        if !self.member(at).to_index.is_empty() {
             self.plan_index(at);
         }
         Ok(())
@@ -755,15 +823,7 @@ impl World {
             let applied = applied.min(sure);
             let kept = &member.disk.log()[..usize::try_from(applied.get()).unwrap()];
             member.index = Index::rebuild(window, kept.iter().map(Arc::as_ref));
-            member.seat = None;
-            member.to_index.clear();
-            member.is_indexing = false;
-            member.resolved = (Seq::ZERO, LogIndex::ZERO);
-            member.leads = None;
-            member.proposals.clear();
-            member.changes.clear();
-            member.reads.clear();
-            member.confirmed.clear();
+            member.close();
         }
         if torn > 0 {
             *self.counts.faults.entry(Fault::TornTail).or_default() += torn;

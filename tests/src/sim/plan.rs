@@ -90,6 +90,9 @@ faults! {
     /// The coordinator is restored from an older backup of itself, as a whole. Nodes have their guard in runs with it
     /// only: the others show that the core keeps its promises without.
     CoordinatorRollback = "coordinator-rollback";
+    /// A durable entry on a disk becomes unreadable. At most W - 1 members of a seat are damaged at a time, so that R
+    /// intact ones remain.
+    BitRot = "bit-rot";
 }
 
 impl fmt::Display for Fault {

@@ -41,6 +41,8 @@ impl Sweep {
         total.streamed += counts.streamed;
         total.changes += counts.changes;
         total.searched += counts.searched;
+        total.rotten += counts.rotten;
+        total.repaired += counts.repaired;
         total.rollbacks += counts.rollbacks;
         total.generations += counts.generations;
         total.guards_without += counts.guards_without;
@@ -64,6 +66,8 @@ impl Sweep {
         row("events committed", total.committed.to_string());
         row("failovers", total.failovers.to_string());
         row("members keys written", total.changes.to_string());
+        row("entries that rotted", total.rotten.to_string());
+        row("logs repaired", total.repaired.to_string());
         row("coordinators restored", total.rollbacks.to_string());
         row("coordinators put right", total.generations.to_string());
         row("guards without a group", total.guards_without.to_string());

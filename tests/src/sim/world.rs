@@ -178,6 +178,10 @@ pub struct Counts {
     pub generations: u64,
     /// Times that a guard went on without a group.
     pub guards_without: u64,
+    /// Entries that became unreadable.
+    pub rotten: u64,
+    /// Logs that were repaired.
+    pub repaired: u64,
     /// Operations on keys that the oracle searched.
     pub searched: u64,
 }
@@ -353,7 +357,7 @@ impl World {
                 Ok(())
             }
             Event::PromiseSynced { at, life, seen } => {
-                self.seen_synced(at.0, life, &seen.unwrap_or_default());
+                self.promise_seen(at, life, seen);
                 self.promise_synced(at, life)
             }
             Event::LogRead {
