@@ -95,6 +95,7 @@ const COMING: &[(Fault, Micros, Micros)] = &[
     (Fault::MembersRollback, 6 * SECOND, 3 * SECOND),
     (Fault::CoordinatorRollback, 15 * SECOND, 2 * SECOND),
     (Fault::BitRot, 6 * SECOND, SECOND),
+    (Fault::FullDisk, 8 * SECOND, 6 * SECOND),
 ];
 
 impl World {
@@ -208,6 +209,7 @@ impl World {
             }
             Fault::CoordinatorRollback => self.roll_back(until),
             Fault::BitRot => self.rot(one, until),
+            Fault::FullDisk => self.nodes[one].full_until = until,
             _ => {}
         }
         Ok(())
@@ -467,6 +469,7 @@ impl World {
             self.nodes[node].paused_until = 0;
             self.nodes[node].slow_disk = 0;
             self.nodes[node].stalled_until = 0;
+            self.nodes[node].full_until = 0;
             self.restart(node)?;
         }
         Ok(())

@@ -133,6 +133,8 @@ pub(super) struct Node {
     pub(super) seen_written: Micros,
     pub(super) slow_disk: Micros,
     pub(super) stalled_until: Micros,
+    /// Until then its disk has no room for what clients write.
+    pub(super) full_until: Micros,
 }
 
 impl Node {
@@ -173,6 +175,7 @@ impl Node {
             next_ask: 0,
             slow_disk: 0,
             stalled_until: 0,
+            full_until: 0,
         }
     }
 
@@ -639,6 +642,10 @@ impl World {
                 .insert(id, (caller, name.clone(), committed));
             return self.step(at, Input::Read(rdb_server::protocol::ReadId(id)));
         };
+        if self.now < self.nodes[at.0].full_until {
+            self.answer_client(caller, Reply::Refused);
+            return Ok(());
+        }
         if id.is_multiple_of(CURSOR_EVERY) {
             self.change_cursor(at)?;
         }

@@ -93,6 +93,9 @@ faults! {
     /// A durable entry on a disk becomes unreadable. At most W - 1 members of a seat are damaged at a time, so that R
     /// intact ones remain.
     BitRot = "bit-rot";
+    /// A disk is full for a while: what clients write there is refused before the core sees it, since room is claimed
+    /// ahead. Everything else has its room, and goes on.
+    FullDisk = "full-disk";
 }
 
 impl fmt::Display for Fault {
