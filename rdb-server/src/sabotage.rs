@@ -107,6 +107,10 @@ sabotages! {
     CombinerReusesRange = "combiner_reuses_range";
     /// Each key of a snapshot is read as it is when its turn comes (rule 6.7).
     SnapshotTorn = "snapshot_torn";
+    /// A member that lost entries tells a winner where its log ends, and stands (section 8).
+    DamagedVotes = "damaged_votes";
+    /// A log counts as repaired with the first entry of the epoch that was promised when it was damaged (section 8).
+    RepairedTooEarly = "repaired_too_early";
 }
 
 #[cfg(not(feature = "sabotage"))]

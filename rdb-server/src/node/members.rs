@@ -287,7 +287,7 @@ impl Members {
             indexed,
             mark: Seq::ZERO,
             config: u64::from(opened.config),
-            damaged: None,
+            lost: None,
             membership: membership_up_to(log, &runs, commit)?,
             runs,
         };

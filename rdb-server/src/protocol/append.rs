@@ -146,6 +146,7 @@ impl Member {
             self.resolve(mark, effects);
         }
         self.acknowledge(reached, effects);
+        self.repaired_up_to(reached, effects);
     }
 
     /// Acknowledges what is new: a round at once, an index when it is durable.

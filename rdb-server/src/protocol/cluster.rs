@@ -115,6 +115,10 @@ impl Cluster {
             world.restart();
             return vec![];
         }
+        if command.starts_with("rot ") {
+            world.rot(command);
+            return vec![];
+        }
         let input = world.parse(command);
         self.told(node, input)
     }

@@ -144,17 +144,10 @@ pub enum Effect {
         /// Who has everything and should stand first, by name in the key; `None` when the seat did not work here.
         successor: Option<NodeId>,
     },
-    /// Put these entries in the place of damaged ones, durably; they may begin before those, where the log was another
-    /// than the leader's. An entry of another epoch than the one in its place cuts off what follows it. Once the last damaged one is there, open the seat
-    /// anew ([`Seat::new`](super::Seat::new)) from the disk; until then nothing else changes the log. The new seat
-    /// begins its names again, so no answer to what this one asked for may reach it (numbers, reads of the log); it is
-    /// told the leader key, the members and the counter like one that starts.
-    Repair {
-        /// They follow each other, and the ones repaired before.
-        entries: Vec<Arc<Entry>>,
-    },
-    /// Read committed entries of the own log, then say [`Input::LogRead`](super::Input::LogRead), or
-    /// [`Input::Damaged`](super::Input::Damaged) when they cannot be read.
+    /// Everything that [`Durable::lost`](super::Durable::lost) tells of is made good, durably: forget it.
+    Repaired,
+    /// Read committed entries of the own log, then say [`Input::LogRead`](super::Input::LogRead). When they cannot be
+    /// read, the process must end: the damage is told of at its next start.
     ReadLog {
         /// Name for the answer.
         read: LogReadId,
@@ -245,10 +238,7 @@ impl fmt::Display for Effect {
                 write!(f, "give up {epoch}")?;
                 successor.map_or(Ok(()), |node| write!(f, " for {node}"))
             }
-            Self::Repair { entries } => {
-                f.write_str("repair")?;
-                write_entries(f, entries)
-            }
+            Self::Repaired => f.write_str("repaired"),
             Self::ReadLog {
                 read, first, last, ..
             } => write!(f, "read log {read} from {first} to {last}"),

@@ -347,7 +347,7 @@ impl Fate {
             | Effect::Persist { .. }
             | Effect::Send { .. }
             | Effect::ReadLog { .. }
-            | Effect::Repair { .. } => {}
+            | Effect::Repaired => {}
         }
     }
 

@@ -187,11 +187,7 @@ impl Seat {
 
     pub(super) fn append_received(&mut self, from: NodeId, append: Append, effects: &mut Vec<Effect>) {
         if self.obeys(from, append.epoch, append.config, effects) {
-            if self.member.is_damaged() {
-                self.member.following.is_led = true;
-            } else {
-                self.member.append(append, effects);
-            }
+            self.member.append(append, effects);
         }
     }
 

@@ -230,7 +230,7 @@ impl Story {
             | Effect::Campaign { .. }
             | Effect::GiveUp { .. }
             | Effect::ReadLog { .. }
-            | Effect::Repair { .. } => {
+            | Effect::Repaired => {
                 panic!("a member alone needs nobody: {effect}")
             }
         }

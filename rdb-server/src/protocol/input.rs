@@ -168,14 +168,6 @@ pub enum Input {
     Unreachable(NodeId),
     /// Give the seat to this member as soon as it has everything. Nothing happens unless this member leads.
     HandOver(NodeId),
-    /// Entries that were durable cannot be read. The same when it is found at the start:
-    /// [`Durable::damaged`](super::Durable::damaged).
-    Damaged {
-        /// The first of them.
-        first: LogIndex,
-        /// The last of them.
-        last: LogIndex,
-    },
     /// Entries for [`Effect::ReadLog`](super::Effect::ReadLog).
     LogRead {
         /// The read.
@@ -279,7 +271,6 @@ impl fmt::Display for Input {
             Self::StandAfter(milliseconds) => write!(f, "stand after {milliseconds} ms"),
             Self::Unreachable(node) => write!(f, "unreachable {node}"),
             Self::HandOver(node) => write!(f, "hand over to {node}"),
-            Self::Damaged { first, last } => write!(f, "damaged from {first} to {last}"),
             Self::LogRead { read, entries } => {
                 write!(f, "log read {read}")?;
                 entries.iter().try_for_each(|entry| write!(f, " [{entry}]"))

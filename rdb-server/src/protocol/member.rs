@@ -6,7 +6,7 @@ use super::append::Following;
 use super::effect::Effect;
 use super::input::{LogReadId, Tick};
 use super::log::{EpochRun, Log};
-use super::repair::Damage;
+use super::repair::Lost;
 use crate::limits::{
     FAILOVER_AFTER_MS, MESSAGE_ENTRIES_BYTES_MAX, MESSAGE_ENTRIES_MAX, SEAT_RECENT_BYTES_MAX,
 };
@@ -43,8 +43,7 @@ impl SeatConfig {
 
 /// What a member finds on its disk when it starts.
 ///
-/// Invariants: `tail` follows `commit` without a gap; `runs` ascend and cover the whole log, but for damaged entries,
-/// empty when it is;
+/// Invariants: `tail` follows `commit` without a gap; `runs` ascend and cover the whole log, empty when it is;
 /// `indexed` ≤ `commit` (an index that applied an entry proves that it was committed: start with the higher of
 /// that and the stored commit).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -68,10 +67,9 @@ pub struct Durable {
     /// Number of the highest membership that was seen: [`Seat::config`](super::Seat::config) as it was when
     /// `promised` was made durable; 0 when none was.
     pub config: u64,
-    /// First and last of the entries that were durable and cannot be read. `commit`, `runs` and `tail` are as if the
-    /// log ended before the first of them, where that is above `commit`; below it, an epoch that cannot be known
-    /// any more may be missing from `runs`.
-    pub damaged: Option<(LogIndex, LogIndex)>,
+    /// What is known of entries that were durable and are lost. Everything else here is as if the log ended before the
+    /// first of them.
+    pub lost: Option<Lost>,
 }
 
 /// A resolved mark: no event at or below `seq` will be added to the log beyond the entries up to `commit`.
@@ -98,8 +96,8 @@ pub(super) struct Member {
     /// Highest epoch whose promise is durable: only this may be told to others.
     pub(super) promised_durable: Epoch,
     pub(super) log: Log,
-    /// What is missing on the disk.
-    pub(super) damage: Option<Damage>,
+    /// Entries that it may have acknowledged and does not have.
+    pub(super) lost: Option<Lost>,
     /// What is known of the log of the leader that is obeyed.
     pub(super) following: Following,
     /// The key index has applied everything up to here.
@@ -138,14 +136,17 @@ impl Member {
             "6.3.1: an entry of an epoch that was not promised"
         );
         assert!(
-            log.last() == LogIndex::ZERO
-                || log.epoch_at(LogIndex(1)) > Epoch::ZERO
-                || durable.damaged.is_some_and(|(first, _)| first == LogIndex(1)),
+            log.last() == LogIndex::ZERO || log.epoch_at(LogIndex(1)) > Epoch::ZERO,
             "6.1: the runs do not cover the log"
         );
         let membership = log.uncommitted().fold(durable.membership, newer_membership);
-        let mut member = Self {
-            damage: None,
+        // A crash may have come between the repair and its note.
+        let end = log.end();
+        let lost = durable
+            .lost
+            .filter(|lost| !lost.is_made_good((end.index, end.epoch)));
+        Self {
+            lost,
             config,
             promised: durable.promised,
             promised_durable: durable.promised,
@@ -163,11 +164,7 @@ impl Member {
             time: Timestamp::ZERO,
             now: Tick::default(),
             next_log_read: 1,
-        };
-        if let Some((first, last)) = durable.damaged {
-            member.damaged(first, last);
         }
-        member
     }
 
     /// Milliseconds that passed since `then`.

@@ -1,189 +1,66 @@
 //! What a member does whose disk lost a part of the log that was durable (section 8, C6 and M4 of the review).
 //!
 //! ```text
-//! damaged ─► promises nothing to a winner, does not stand, takes no entries
-//!         ─► Fetch from the leader ─► Repair … ─► the driver opens the seat anew
+//! starts with the log as it is before the damage, and with Lost: the last index that was durable, the promise then
+//!         ─► promises nothing to a winner, does not stand; takes and acknowledges entries as one that was away
+//!         ─► the log is the leader's up to the last lost index, or to an entry of a later epoch ─► Repaired
 //! ```
-//! Entries that it acknowledged may be missing. Counted in a recovery, it could elect them away: so it says nothing
-//! about its log before it has them again. It still obeys: a promise about the future is as good as any.
+//! **Why it says nothing to a winner.** R members tell the winner of what they have, and by R + W > N one of them has
+//! each entry that W acknowledged. A member that lost entries could be that one, and elect them away. Without it, R of
+//! the others are needed, and W - 1 of those have the entry: R + W - 1 > N - 1.
+//!
+//! **Why it may acknowledge.** An ack tells of the entries that are here, and a round of a promise, which was not lost. The
+//! acks that it gave before the damage still stand where they were counted: an entry with W acks is at W - 1 others,
+//! and this member is not asked.
+//!
+//! **When it is whole again.** What it acknowledged, it acknowledged under epochs up to the promise that it held when the
+//! damage was found, and at indexes up to the last one that was durable. From then on it obeys that epoch or higher
+//! ones, so what an Append is found to match is the log of a leader that recovered everything that was committed
+//! before its own epoch. Then either of these is enough:
+//!
+//! - The log is the leader's up to the last lost index: whatever was acknowledged of this or an earlier epoch, and can
+//!   still be committed, stands there.
+//! - The leader's log has an entry of a later epoch. R members without this one, which told no winner after the damage
+//!   anything, decided what stands before that entry; what stood beyond is void, though this member acknowledged it.
+//!   Else it would wait for ever for entries that nobody has (seed 10266: N = W = 2).
+//!
+//! Not enough is an entry of the very epoch that was promised: of that, it may have acknowledged more.
 
 use super::effect::Effect;
-use super::log::LogEnd;
 use super::member::Member;
-use super::message::Message;
-use super::replication::Resignation;
-use super::seat::Seat;
-use rdb_proto::entry::Entry;
-use rdb_proto::types::{Epoch, LogIndex, NodeId};
-use std::sync::Arc;
+use crate::sabotage::{self, Sabotage};
+use rdb_proto::types::{Epoch, LogIndex};
 
-/// What is missing on the disk.
+/// What is known of entries that were durable and are lost. They follow the log as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Damage {
-    /// The entry before what is still missing.
-    prev: LogEnd,
-    /// The last entry that was durable and is missing.
-    last: LogIndex,
+pub struct Lost {
+    /// The last entry that may have been durable.
+    pub last: LogIndex,
+    /// Highest epoch that was promised when the damage was found.
+    pub promised: Epoch,
 }
 
 impl Member {
-    pub(super) fn damaged(&mut self, first: LogIndex, last: LogIndex) {
-        let first = first.min(self.log.last().next());
-        self.damage = Some(Damage {
-            prev: self.log.at(first.previous()),
-            last,
-        });
+    /// Whether entries are missing that it may have acknowledged: it promises nothing to a winner then, and does not
+    /// stand.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.lost.is_some() && !sabotage::is(Sabotage::DamagedVotes)
     }
 
-    /// Whether a part of the log that was durable cannot be read: such a member promises nothing to a winner, and
-    /// does not stand, until its seat is opened anew with a whole log.
-    pub(super) const fn is_damaged(&self) -> bool {
-        self.damage.is_some()
-    }
-
-    /// Asks the leader for what is missing. Repeated each heartbeat.
-    pub(super) fn ask_for_repair(&self, effects: &mut Vec<Effect>) {
-        let Some(Damage { prev, last }) = self.damage else {
-            return;
-        };
-        if let Some((to, epoch)) = self.leader()
-            && prev.index < last
-        {
-            let message = Message::Fetch { epoch, prev, last };
-            effects.push(Effect::Send { to, message });
-        }
-    }
-
-    /// Entries of the leader's log came: what is committed is the same there, and what is not is what an Append
-    /// would have put here.
-    pub(super) fn repaired(&mut self, prev: LogEnd, entries: Vec<Arc<Entry>>, effects: &mut Vec<Effect>) {
-        let Some(damage) = self.damage.as_mut().filter(|damage| damage.prev == prev) else {
-            return;
-        };
-        let Some(last) = entries.last() else {
-            return;
-        };
-        damage.prev = LogEnd {
-            epoch: last.epoch,
-            index: last.index,
-        };
-        effects.push(Effect::Repair { entries });
-        self.ask_for_repair(effects);
-    }
-}
-
-impl Member {
-    /// Only the leader whose heartbeat was heard in this life is asked. The promise alone does not tell: it may be of
-    /// an epoch that this member led itself before it restarted, and what others said to it then comes late.
-    pub(super) fn is_repaired_by(&self, leader: (NodeId, Epoch)) -> bool {
-        self.leader() == Some(leader) && leader.1 == self.promised && self.promised_durable == leader.1
-    }
-
-    /// The leader's log is another one before the damage already: what stands there was never committed, and the
-    /// repair begins where the two can be the same.
-    pub(super) fn repair_from_before(&mut self, refused: LogEnd, hint: LogEnd, effects: &mut Vec<Effect>) {
-        let before = self.log.last_not_after(hint);
-        if let Some(damage) = self.damage.as_mut().filter(|damage| damage.prev == refused)
-            && before.index < refused.index
-        {
-            assert!(
-                before.index >= self.log.commit().min(refused.index.previous()),
-                "6.4: the leader has another entry than {refused}, which is committed"
-            );
-            damage.prev = before;
-            self.ask_for_repair(effects);
+    /// The log is the leader's up to `reached`, durably.
+    pub(super) fn repaired_up_to(&mut self, reached: LogIndex, effects: &mut Vec<Effect>) {
+        let epoch = self.log.epoch_at(reached);
+        if self.lost.is_some_and(|lost| lost.is_made_good((reached, epoch))) {
+            self.lost = None;
+            effects.push(Effect::Repaired);
         }
     }
 }
 
-impl Seat {
-    /// The driver cannot read a part of the log. Whoever leads or takes the seat over leaves it to another.
-    pub(super) fn damaged(&mut self, first: LogIndex, last: LogIndex, effects: &mut Vec<Effect>) {
-        self.member.damaged(first, last);
-        self.resign(Resignation { successor: None }, effects);
-    }
-
-    /// Entries for a repair are of the leader that is obeyed; later ones could not be told from a higher leader's.
-    pub(super) fn repair(
-        &mut self,
-        leader: (NodeId, Epoch),
-        prev: LogEnd,
-        entries: Vec<Arc<Entry>>,
-        effects: &mut Vec<Effect>,
-    ) {
-        if self.member.is_repaired_by(leader) {
-            self.member.repaired(prev, entries, effects);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{Durable, EpochRun, Input, Seat, SeatConfig, Tick};
-    use super::*;
-    use rdb_proto::entry::EntryBody;
-    use rdb_proto::types::Membership;
-
-    const EPOCH: Epoch = Epoch {
-        number: 9,
-        node: NodeId(1),
-    };
-
-    const fn end(index: u64) -> LogEnd {
-        LogEnd {
-            index: LogIndex(index),
-            epoch: EPOCH,
-        }
-    }
-
-    /// They were for the winner or leader that it was before: of logs that it had not chosen, or that lag.
-    #[test]
-    fn answers_to_what_it_said_as_a_leader_before_it_restarted_repair_nothing() {
-        let durable = Durable {
-            promised: EPOCH,
-            runs: vec![EpochRun {
-                first: LogIndex(1),
-                epoch: EPOCH,
-            }],
-            commit: LogIndex(12),
-            damaged: Some((LogIndex(13), LogIndex(13))),
-            ..Durable::default()
-        };
-        let mut seat = Seat::new(SeatConfig::new(NodeId(1), 2), durable);
-        let entry = Entry {
-            index: LogIndex(13),
-            epoch: EPOCH,
-            body: EntryBody::EpochStart(Membership::default()),
-        };
-        let mismatch = Message::Mismatch {
-            epoch: EPOCH,
-            refused: end(12),
-            hint: end(10),
-        };
-        let fetched = Message::Fetched {
-            epoch: EPOCH,
-            prev: end(12),
-            entries: vec![Arc::new(entry)],
-        };
-        let mut effects = vec![];
-        for message in [mismatch, fetched] {
-            let from = NodeId(2);
-            seat.step(Tick(0), Input::Received { from, message }, &mut effects);
-        }
-        assert_eq!(effects, []);
-    }
-
-    /// Its epoch stands in the entry, and nowhere else.
-    #[test]
-    fn a_member_whose_first_entry_cannot_be_read_starts() {
-        let durable = Durable {
-            promised: EPOCH,
-            commit: LogIndex(1),
-            damaged: Some((LogIndex(1), LogIndex(1))),
-            ..Durable::default()
-        };
-        let mut seat = Seat::new(SeatConfig::new(NodeId(1), 2), durable);
-        seat.step(Tick(0), Input::Tick, &mut vec![]);
-        assert!(seat.member.is_damaged());
+impl Lost {
+    /// Whether a log is whole that follows a leader's up to this entry. See the module.
+    pub(super) fn is_made_good(&self, (reached, epoch): (LogIndex, Epoch)) -> bool {
+        let is_early = epoch == self.promised && sabotage::is(Sabotage::RepairedTooEarly);
+        reached >= self.last || epoch > self.promised || is_early
     }
 }

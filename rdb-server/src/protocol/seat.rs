@@ -37,7 +37,7 @@ impl Role {
     }
 }
 
-/// A read of the log for a [`Message::Fetch`] of a winner, or of a member that repairs its log.
+/// A read of the log for a [`Message::Fetch`] of a winner.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct LogReading {
     read: LogReadId,
@@ -143,7 +143,6 @@ impl Seat {
             (_, Input::NotWon) => self.election.answered(),
             (_, Input::Members(membership)) => self.members(membership, effects),
             (_, Input::StandAfter(milliseconds)) => self.stand_after(milliseconds),
-            (_, Input::Damaged { first, last }) => self.damaged(first, last, effects),
             (_, Input::Unreachable(node)) => self.unreachable(node, effects),
             (_, Input::LogRead { read, entries }) => self.log_read(read, entries, effects),
             // Numbers for an epoch that is over are holes (rule 6.5). Whom to teach and whom to hand the seat over to
@@ -185,7 +184,6 @@ impl Seat {
         }
         self.stand(effects);
         self.ask_around(effects);
-        self.member.ask_for_repair(effects);
     }
 
     /// A message of another member. Everything that is not of the epoch that it must be of is out of date, and
@@ -209,14 +207,6 @@ impl Seat {
             } => {
                 if is_unheard {
                     self.pre_vote_answered(from, leader, attempt, effects);
-                }
-            }
-            Message::Fetched { epoch, prev, entries } if self.member.is_damaged() => {
-                self.repair((from, epoch), prev, entries, effects);
-            }
-            Message::Mismatch { epoch, refused, hint } if self.member.is_damaged() => {
-                if self.member.is_repaired_by((from, epoch)) {
-                    self.member.repair_from_before(refused, hint, effects);
                 }
             }
             Message::Fetched { epoch, .. }
@@ -251,7 +241,7 @@ impl Seat {
     }
 
     /// A winner asks for entries, which it gets under its epoch only: since its fence, a higher leader may have
-    /// removed what the winner was told of (M1 of the review). Or a member asks its leader, to repair its log.
+    /// removed what the winner was told of (M1 of the review).
     fn fetch(
         &mut self,
         from: NodeId,

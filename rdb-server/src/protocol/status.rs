@@ -106,6 +106,11 @@ impl Seat {
         }
     }
 
+    /// Whether a part of its log was lost, and is not there again yet.
+    pub fn is_damaged(&self) -> bool {
+        self.member.is_damaged()
+    }
+
     /// Highest epoch that it promised.
     pub const fn promised(&self) -> Epoch {
         self.member.promised

@@ -9,15 +9,15 @@
 //! | `propose 1 a any 11 retried 5` | a retry, first sent when the database had reached seq 5 |
 //! | `key 3@1 revision 7`, `key vacant 2 revision 8` | the leader key: its holder, or its successor |
 //! | `members`, `not-won`, `learners 4`, `unreachable 1`, `stand-after 200`, `hand-over 2`, `log-read` | of the coordinator, the network and the disk |
-//! | `damaged 2 3` | entries 2 to 3 cannot be read |
 //! | `restart` | what was not persisted is gone |
+//! | `rot 2` | entry 2 cannot be read at the next start, and what follows it is lost with it |
 //!
 //! Proposals are looked up in the key index as of the last `indexed`. The answer of a command is its effects, one
 //! line each.
 
 use super::{
-    AllocationId, Durable, Effect, EpochRun, Input, KeyState, KnownEvent, LeaderKey, PersistTicket, Proposal,
-    ProposalId, ReadId, Seat, SeatConfig, Tick,
+    AllocationId, Durable, Effect, EpochRun, Input, KeyState, KnownEvent, LeaderKey, Lost, PersistTicket,
+    Proposal, ProposalId, ReadId, Seat, SeatConfig, Tick,
 };
 use bytes::Bytes;
 use rdb_proto::cursor::{CursorAct, CursorChange};
@@ -158,6 +158,7 @@ pub(super) struct World {
     pub(super) promises: VecDeque<Epoch>,
     /// Reads of the log that are not answered.
     pub(super) log_reads: VecDeque<Effect>,
+    lost: Option<Lost>,
 }
 
 /// A change of the log that is under way.
@@ -195,6 +196,25 @@ impl World {
             promised: Epoch::ZERO,
             writes: VecDeque::new(),
             committed: vec![],
+            lost: None,
+        }
+    }
+
+    /// An entry, and what follows it, is lost at the next start, where the key index is built again.
+    pub(super) fn rot(&mut self, command: &str) {
+        let index = command.strip_prefix("rot ").unwrap().parse().unwrap();
+        self.lost = Some(Lost {
+            last: LogIndex(u64::try_from(self.disk.len()).unwrap()),
+            promised: self.promised,
+        });
+        self.disk.retain(|entry| entry.index < LogIndex(index));
+        self.index = Index::default();
+        for entry in self
+            .committed
+            .iter()
+            .filter(|entry| entry.index < LogIndex(index))
+        {
+            self.index.apply(entry);
         }
     }
 
@@ -215,6 +235,10 @@ impl World {
     pub(super) fn run(&mut self, command: &str) -> Vec<String> {
         if command == "restart" {
             self.restart();
+            return vec![];
+        }
+        if command.starts_with("rot ") {
+            self.rot(command);
             return vec![];
         }
         let input = self.parse(command);
@@ -249,6 +273,9 @@ impl World {
             }
             if let Effect::PersistPromise(epoch) = effect {
                 self.promises.push_back(*epoch);
+            }
+            if *effect == Effect::Repaired {
+                self.lost = None;
             }
             if let Effect::ReadLog { .. } = effect {
                 self.log_reads.push_back(effect.clone());
@@ -306,7 +333,7 @@ impl World {
                 })
                 .unwrap_or_default(),
             config: self.seat.config(),
-            damaged: None,
+            lost: self.lost,
         };
         self.committed.retain(|entry| entry.index <= commit);
         self.seat = Seat::new(self.seat.member.config, durable);
@@ -334,10 +361,6 @@ impl World {
             "counter" => Input::CounterObserved(Seq(number(1))),
             "read" => Input::Read(ReadId(number(1))),
             "tick" => Input::Tick,
-            "damaged" => Input::Damaged {
-                first: LogIndex(number(1)),
-                last: LogIndex(number(2)),
-            },
             "not-won" => Input::NotWon,
             "members" => Input::Members(self.membership.clone()),
             "learners" => Input::Learners((1..words.len()).map(|i| NodeId(number(i))).collect()),

@@ -327,7 +327,7 @@ impl Performer<'_> {
             | Effect::GiveUp { .. }
             | Effect::Reply { .. }
             | Effect::ReadRefused { .. }
-            | Effect::Repair { .. } => {}
+            | Effect::Repaired => {}
         }
         Ok(())
     }

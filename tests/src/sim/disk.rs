@@ -3,7 +3,7 @@
 
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::types::{Epoch, LogIndex, Seq};
-use rdb_server::protocol::{Durable, EpochRun, PersistTicket};
+use rdb_server::protocol::{Durable, EpochRun, Lost, PersistTicket};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -32,8 +32,10 @@ pub struct Disk {
     /// Promises that are written and not synced, each with such a number.
     promising: VecDeque<(Epoch, u64)>,
     commit: LogIndex,
-    /// First and last of the entries that cannot be read.
-    damaged: Option<(LogIndex, LogIndex)>,
+    /// An entry that cannot be read, which nobody knows before it is.
+    rotten: Option<LogIndex>,
+    /// What is noted of entries that were lost by that.
+    lost: Option<Lost>,
 }
 
 fn place(index: LogIndex) -> usize {
@@ -50,7 +52,7 @@ impl Disk {
     ) -> bool {
         let base = truncate_from.map_or(self.log.len(), |from| place(from.previous()));
         let removed = self.log.split_off(base.min(self.log.len()));
-        self.damaged = self.damaged.filter(|(first, _)| place(*first) <= base);
+        self.rotten = self.rotten.filter(|index| place(*index) <= base);
         for entry in &entries {
             assert!(
                 place(entry.index) == self.log.len() + 1,
@@ -126,17 +128,10 @@ impl Disk {
     }
 
     /// What the core starts from, whose key index has applied so much and whose disk remembers this mark, valid for
-    /// that commit; without what cannot be read.
+    /// that commit.
     pub fn starts(&self, indexed: LogIndex, (mark, marked): (Seq, LogIndex)) -> Durable {
-        let commit = self.commit.max(indexed).min(self.last());
-        let damaged = self.damaged;
-        let end = damaged.filter(|(first, _)| *first > commit);
-        let end = end.map_or(self.last(), |(first, _)| first.previous());
-        let is_readable =
-            |index| damaged.is_none_or(|(first, last): (LogIndex, LogIndex)| index < first || index > last);
-        let log = &self.log[..place(end)];
         let mut runs: Vec<EpochRun> = vec![];
-        for entry in log.iter().filter(|entry| is_readable(entry.index)) {
+        for entry in &self.log {
             if runs.last().is_none_or(|run| run.epoch < entry.epoch) {
                 runs.push(EpochRun {
                     first: entry.index,
@@ -144,9 +139,9 @@ impl Disk {
                 });
             }
         }
-        let committed = &log[..place(commit)];
-        let mut readable = committed.iter().rev().filter(|entry| is_readable(entry.index));
-        let membership = readable.clone().find_map(|entry| match &entry.body {
+        let commit = self.commit.max(indexed).min(self.last());
+        let committed = &self.log[..place(commit)];
+        let membership = committed.iter().rev().find_map(|entry| match &entry.body {
             EntryBody::EpochStart(membership) => Some(membership.clone()),
             EntryBody::Events(_) | EntryBody::Cursor(_) => None,
         });
@@ -154,55 +149,60 @@ impl Disk {
             promised: self.promised,
             runs,
             commit,
-            committed_seq: readable.find_map(|entry| entry.seqs()).unwrap_or_default().1,
-            tail: log[committed.len()..].to_vec(),
+            committed_seq: committed
+                .iter()
+                .rev()
+                .find_map(|entry| entry.seqs())
+                .unwrap_or_default()
+                .1,
+            tail: self.log[committed.len()..].to_vec(),
             indexed,
             mark: if marked <= commit { mark } else { Seq::ZERO },
             membership: membership.unwrap_or_default(),
             config: self.config,
-            damaged,
+            lost: self.lost,
         }
     }
 
     /// A durable entry becomes unreadable. Nobody knows before it is read.
     pub fn rot(&mut self, index: LogIndex) {
-        self.damaged = Some((index, index));
+        self.rotten = Some(index);
     }
 
-    /// What is found when the log is opened: what follows a damaged entry that is not known to be committed, is not
-    /// known either.
-    pub fn open(&mut self, commit: LogIndex) {
-        let last = self.last();
-        self.damaged = self
-            .damaged
-            .filter(|(first, end)| *first <= last || end > first)
-            .map(|(first, end)| (first, if first > commit { end.max(last) } else { end }));
+    /// Reads the whole log, as a process that starts does: from what cannot be read on, it is put aside, and noted to be
+    /// lost. Returns whether there was any such.
+    pub fn open(&mut self) -> bool {
+        let Some(rotten) = self.rotten.take().filter(|index| *index <= self.last()) else {
+            return false;
+        };
+        let before = self.lost.map_or(LogIndex::ZERO, |lost| lost.last);
+        self.lost = Some(Lost {
+            last: self.last().max(before),
+            promised: self.promised,
+        });
+        self.log.truncate(place(rotten.previous()));
+        self.commit = self.commit.min(self.last());
+        true
     }
 
-    /// First and last of the entries that cannot be read.
-    pub const fn damaged(&self) -> Option<(LogIndex, LogIndex)> {
-        self.damaged
+    /// Whether an entry between these cannot be read.
+    pub fn is_rotten(&self, first: LogIndex, last: LogIndex) -> bool {
+        self.rotten.is_some_and(|index| first <= index && index <= last)
     }
 
-    /// Puts entries in the place of damaged ones, durably. Returns whether the log is whole again.
-    pub fn repair(&mut self, entries: &[Arc<Entry>]) -> bool {
-        for entry in entries {
-            let at = place(entry.index) - 1;
-            if self.log.get(at).is_none_or(|old| old.epoch != entry.epoch) {
-                self.log.truncate(at);
-                self.log.push(Arc::clone(entry));
-            }
-            self.damaged = self
-                .damaged
-                .map(|(_, last)| (entry.index.next(), last))
-                .filter(|(first, last)| first <= last);
-        }
-        self.damaged.is_none()
+    /// Whether something cannot be read, or was lost by that and is not there again.
+    pub const fn is_damaged(&self) -> bool {
+        self.rotten.is_some() || self.lost.is_some()
     }
 
-    /// Everything that is written becomes durable, before the log is opened anew.
-    pub fn settle(&mut self) {
-        self.crash(usize::MAX, None, usize::MAX);
+    /// Whether the entry may have been here, durably, and be among those that were lost.
+    pub fn may_have_lost(&self, index: LogIndex) -> bool {
+        self.lost.is_some_and(|lost| index <= lost.last)
+    }
+
+    /// What was lost is there again.
+    pub fn repaired(&mut self) {
+        self.lost = None;
     }
 
     /// Writes that are not synced.
@@ -303,17 +303,20 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_damage_that_is_not_known_to_be_committed_is_repaired_with_it() {
+    fn what_cannot_be_read_is_put_aside_with_all_that_follows() {
         let mut disk = written();
-        disk.settle();
+        disk.crash(1, None, 0);
         disk.rot(LogIndex(3));
-        disk.open(LogIndex(3));
-        assert_eq!(disk.damaged(), Some((LogIndex(3), LogIndex(3))));
-        disk.open(LogIndex(2));
-        assert_eq!(disk.damaged(), Some((LogIndex(3), LogIndex(4))));
-        assert!(!disk.repair(&[entry(3, 3)]));
-        assert!(disk.repair(&[entry(4, 3)]));
-        assert_eq!(epochs(&disk), [1, 2, 3, 3]);
+        assert!(disk.open());
+        let lost = |last| Lost {
+            last: LogIndex(last),
+            promised: Epoch::ZERO,
+        };
+        assert_eq!((epochs(&disk), disk.lost), (vec![1, 2], Some(lost(4))));
+        disk.rot(LogIndex(2));
+        assert!(disk.open());
+        assert_eq!((epochs(&disk), disk.lost), (vec![1], Some(lost(4))));
+        assert!(!disk.open());
     }
 
     #[test]

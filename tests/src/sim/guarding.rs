@@ -172,7 +172,7 @@ impl World {
     /// The promise of a member is durable, and with it what its node has seen.
     pub(super) fn promise_seen(&mut self, at: At, life: u64, seen: Option<Box<Seen>>) {
         if let Some(seen) = seen
-            && self.member_lives(at, life)
+            && self.lives(at.0, life)
         {
             self.nodes[at.0].seen_durable.merge(&seen);
         }

@@ -224,7 +224,7 @@ impl World {
         let seat = seats[self.nemesis.position(seats.len())];
         let is_damaged = |place: &usize| {
             let member = self.nodes[*place].members.get(&seat);
-            member.is_some_and(|member| member.disk.damaged().is_some())
+            member.is_some_and(|member| member.disk.is_damaged())
         };
         // Of all nodes that have a part in the seat: members change, and those of later are then among these.
         let damaged = (0..self.nodes.len()).filter(is_damaged).count();

@@ -9,7 +9,7 @@ use super::coordinator::Request;
 use super::disk::Disk;
 use super::index::Index;
 use super::nemesis::Point;
-use super::plan::{Fault, HEARTBEAT, MILLI, Micros, Plan};
+use super::plan::{Fault, HEARTBEAT, MILLI, Micros, Plan, SECOND};
 use super::session::{Allocator, Asked, Wanted};
 use super::world::{At, Event, World, node_id};
 use crate::random::Random;
@@ -54,8 +54,6 @@ pub(super) struct Member {
     reads: BTreeMap<u64, (Caller, KeyName, LogIndex)>,
     confirmed: Vec<Confirmed>,
     next: u64,
-    /// How often its seat was opened anew by a process that lives.
-    openings: u64,
 }
 
 impl Member {
@@ -75,7 +73,6 @@ impl Member {
             reads: BTreeMap::new(),
             confirmed: vec![],
             next: 0,
-            openings: 0,
         }
     }
 
@@ -93,11 +90,13 @@ impl Member {
     }
 
     /// What the core starts from: what its disk holds, and what is found when it is read.
-    fn durable(&mut self) -> Durable {
-        let indexed = self.index.applied();
-        let commit = self.disk.commit().max(indexed).min(self.disk.last());
-        self.disk.open(commit);
-        self.disk.starts(indexed, self.kept_mark)
+    fn durable(&mut self, window: usize) -> Durable {
+        if self.disk.open() {
+            let applied = self.index.applied().min(self.disk.last());
+            let kept = &self.disk.log()[..usize::try_from(applied.get()).unwrap()];
+            self.index = Index::rebuild(window, kept.iter().map(Arc::as_ref));
+        }
+        self.disk.starts(self.index.applied(), self.kept_mark)
     }
 }
 
@@ -258,7 +257,10 @@ impl World {
 
     fn perform(&mut self, at: At, effect: Effect) -> Verdict {
         match effect {
-            Effect::Repair { entries } => self.repair(at, &entries)?,
+            Effect::Repaired => {
+                self.member(at).disk.repaired();
+                self.counts.repaired += 1;
+            }
             Effect::EpochTooLow { epoch, promised } => {
                 let lease = self.nodes[at.0].lease.unwrap_or_default();
                 let request = Request::Raise {
@@ -352,49 +354,8 @@ impl World {
     }
 
     fn plan_for(&mut self, at: At, delay: Micros, event: impl FnOnce(At, u64) -> Event) {
-        let life = self.life_of(at);
+        let life = self.nodes[at.0].life;
         self.queue.push(self.now + delay, event(at, life));
-    }
-
-    /// The life of a member: of its process, and within that, of its seat as it was opened last.
-    fn life_of(&self, at: At) -> u64 {
-        (self.nodes[at.0].life << 16) + self.nodes[at.0].members[&at.1].openings
-    }
-
-    pub(super) fn member_lives(&self, at: At, life: u64) -> bool {
-        self.nodes[at.0].is_up && self.life_of(at) == life
-    }
-
-    /// Entries come in the place of damaged ones. Once all are there, the seat is opened anew, and nothing that was
-    /// under way for it before may reach the new one.
-    fn repair(&mut self, at: At, entries: &[Arc<Entry>]) -> Verdict {
-        let Some(first) = entries.first() else {
-            return Ok(());
-        };
-        let before = self.member(at).disk.entry(first.index.previous());
-        let mut before = before.map_or(Epoch::ZERO, |entry| entry.epoch);
-        for entry in entries {
-            self.checks.matching.written(at.1, before, entry)?;
-            before = entry.epoch;
-        }
-        if !self.member(at).disk.repair(entries) {
-            return Ok(());
-        }
-        self.counts.repaired += 1;
-        if self.trace.is_on() {
-            self.trace
-                .say(self.now, format_args!("n{} {} is whole again", at.0 + 1, at.1));
-        }
-        self.nodes[at.0].forget_numbers_of(at.1);
-        let member = self.member(at);
-        member.disk.settle();
-        member.openings += 1;
-        member.close();
-        self.wake(at)?;
-        let key = self.coordinator.leader(at.1);
-        self.step(at, Input::LeaderKey(key))?;
-        self.counter_moved(at.0, Seq::ZERO);
-        Ok(())
     }
 
     pub(super) fn disk_delay(&mut self, node: usize) -> Micros {
@@ -439,7 +400,7 @@ impl World {
     }
 
     pub(super) fn log_synced(&mut self, at: At, life: u64) -> Verdict {
-        if !self.member_lives(at, life) {
+        if !self.lives(at.0, life) {
             return Ok(());
         }
         let (ticket, more) = self.member(at).disk.synced();
@@ -455,7 +416,7 @@ impl World {
     }
 
     pub(super) fn promise_synced(&mut self, at: At, life: u64) -> Verdict {
-        if !self.member_lives(at, life) {
+        if !self.lives(at.0, life) {
             return Ok(());
         }
         let epoch = self.member(at).disk.promise_synced();
@@ -472,13 +433,16 @@ impl World {
         read: LogReadId,
         range: (LogIndex, LogIndex),
     ) -> Verdict {
-        if !self.member_lives(at, life) {
+        if !self.lives(at.0, life) {
             return Ok(());
         }
         let short = self.disks.one_in(4);
-        let damaged = self.member(at).disk.damaged();
-        if let Some((first, last)) = damaged.filter(|(first, last)| *first <= range.1 && *last >= range.0) {
-            return self.step(at, Input::Damaged { first, last });
+        if self.member(at).disk.is_rotten(range.0, range.1) {
+            // Its next start finds out what is lost.
+            self.crash(at.0);
+            let again = self.disks.below(SECOND);
+            self.queue.push(self.now + again, Event::Restart(at.0));
+            return Ok(());
         }
         let log = self.member(at).disk.log();
         let place = |index: LogIndex| usize::try_from(index.get()).unwrap().min(log.len());
@@ -588,7 +552,7 @@ impl World {
     }
 
     pub(super) fn index_step(&mut self, at: At, life: u64) -> Verdict {
-        if !self.member_lives(at, life) {
+        if !self.lives(at.0, life) {
             return Ok(());
         }
         let most = 1 + self.driver.position(64);
@@ -750,16 +714,13 @@ impl World {
         };
         let delay = self.driver.below(150);
         let members = self.members[&seat.group].clone();
+        let window = self.plan.window;
         let member = self.member(at);
-        let durable = member.durable();
+        let durable = member.durable(window);
         member.shown.restarts(durable.promised)?;
         let applied = usize::try_from(durable.indexed.get()).unwrap();
         let commit = usize::try_from(durable.commit.get()).unwrap();
-        let readable = durable
-            .damaged
-            .map_or(commit, |(first, _)| usize::try_from(first.get() - 1).unwrap());
-        // What is damaged is indexed once it is repaired, and what follows it after that.
-        let to_index = member.disk.log()[applied..commit.min(readable.max(applied))].iter();
+        let to_index = member.disk.log()[applied..commit].iter();
         member.to_index = to_index.cloned().collect();
         member.seat = Some(Seat::new(config, durable));
         // The order of standing rotates, so that the two seats of a group have different first candidates.

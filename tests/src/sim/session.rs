@@ -5,7 +5,6 @@ use super::checks::Verdict;
 use super::coordinator::{Answer, Change, Request};
 use super::nemesis::Point;
 use super::network::COORDINATOR;
-use super::node::Node;
 use super::plan::{Fault, MILLI, SECOND};
 use super::world::{At, Event, World};
 use rdb_proto::types::{Epoch, GroupId, Membership, SeatId, Seq, Timestamp};
@@ -37,25 +36,6 @@ pub(super) struct Allocator {
     is_asking: bool,
     counter: Seq,
 }
-
-impl Node {
-    /// Numbers that are under way for a seat are holes.
-    pub(super) fn forget_numbers_of(&mut self, seat: SeatId) {
-        let asked = self.asks.values_mut().filter_map(|asked| match asked {
-            Asked::Numbers(wanted) => Some(wanted),
-            Asked::Lease | Asked::Elect(_) | Asked::Resign | Asked::List | Asked::State(_) => None,
-        });
-        let waiting = std::iter::once(&mut self.allocator.waiting);
-        for wanted in asked.chain(self.late.values_mut()).chain(waiting).flatten() {
-            if wanted.seat == seat {
-                wanted.request = NOBODYS;
-            }
-        }
-    }
-}
-
-/// A request for numbers that no seat makes.
-const NOBODYS: AllocationId = AllocationId(u64::MAX);
 
 impl World {
     pub(super) fn ask(&mut self, node: usize, asked: Asked, request: Request) {
@@ -458,7 +438,7 @@ impl World {
     }
 
     /// The members hear of the counter at most every few milliseconds: the latest value is all that counts.
-    pub(super) fn counter_moved(&mut self, node: usize, counter: Seq) {
+    fn counter_moved(&mut self, node: usize, counter: Seq) {
         let state = &mut self.nodes[node];
         state.counter_seen = counter.max(state.counter_seen);
         if !std::mem::replace(&mut state.is_counter_pending, true) {

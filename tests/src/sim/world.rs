@@ -482,7 +482,9 @@ impl World {
         let has = |node: &&NodeId| {
             let member = self.nodes[self.place_of(**node)].members.get(&seat);
             member.is_some_and(|member| {
-                member.disk.durable() >= last && member.disk.entry(last) == newest.as_ref()
+                let is_here = member.disk.durable() >= last && member.disk.entry(last) == newest.as_ref();
+                // It acknowledged the entry before it lost it.
+                is_here || member.disk.may_have_lost(last)
             })
         };
         let durable = members.iter().filter(has).count();

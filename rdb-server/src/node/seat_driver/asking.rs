@@ -3,6 +3,7 @@
 use super::SeatDriver;
 use crate::clock;
 use crate::coordination::{Allocation, CoordinationError, Granted, Report};
+use crate::fatal::{self, Report as FatalReport};
 use crate::limits::READ_AGAIN_AFTER;
 use crate::protocol::{AllocationId, Input, LogReadId};
 use crate::storage::StorageError;
@@ -21,7 +22,7 @@ pub(super) enum Answer {
     Raised(Epoch, Result<Option<Granted>, CoordinationError>),
     GivenUp(Result<(), CoordinationError>),
     Reported(Result<(), CoordinationError>),
-    Entries(LogReadId, LogIndex, Result<Vec<Arc<Entry>>, StorageError>),
+    Entries(LogReadId, Result<Vec<Arc<Entry>>, StorageError>),
 }
 
 pub(super) type Asking = BoxFuture<'static, Answer>;
@@ -82,7 +83,7 @@ impl SeatDriver {
                         tracing::warn!(%error, "entries for another member cannot be read; trying again");
                         clock::sleep(READ_AGAIN_AFTER).await;
                     }
-                    entries => return Answer::Entries(read, first, entries),
+                    entries => return Answer::Entries(read, entries),
                 }
             }
         });
@@ -125,12 +126,15 @@ impl SeatDriver {
                 self.reported(result.is_ok());
                 return;
             }
-            Answer::Entries(_, _, Ok(entries)) if entries.is_empty() => return,
-            Answer::Entries(read, _, Ok(entries)) => Input::LogRead { read, entries },
-            Answer::Entries(_, first, Err(error)) => {
-                tracing::error!(seat = %self.parts.id, %error, "entries that were durable cannot be read");
-                Input::Damaged { first, last: first }
-            }
+            Answer::Entries(_, Ok(entries)) if entries.is_empty() => return,
+            Answer::Entries(read, Ok(entries)) => Input::LogRead { read, entries },
+            // What else of the log cannot be read is found out by reading all of it, before anybody relies on it.
+            Answer::Entries(_, Err(error)) => fatal::io(&FatalReport {
+                what: &"entries that were durable cannot be read",
+                place: &error,
+                safe: "every acknowledged event is on the disks of other members",
+                next: "look at the disk, then start the server again: it fetches what is lost from the other members",
+            }),
         };
         self.inputs.push_back(input);
     }

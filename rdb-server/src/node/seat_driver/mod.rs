@@ -371,12 +371,9 @@ impl SeatDriver {
                 }
             }
             Effect::Committed { index, entries } => self.commit(index, entries),
-            Effect::Repair { .. } => fatal::invariant(&Report {
-                what: &"entries of this log cannot be read any more, and this release does not fetch them from other members",
-                place: &self.parts.id,
-                safe: "every acknowledged event is on the other members' disks",
-                next: "look at the disk; restore this node's data directory from a copy that is whole",
-            }),
+            Effect::Repaired => {
+                tracing::info!(seat = %self.parts.id, "the log is whole again");
+            }
             Effect::Resolved { mark, commit } => {
                 // The commit first: whoever sees the mark must find every entry that it rests on.
                 self.parts.marks.commit(self.parts.position, commit);
