@@ -130,6 +130,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "a_flipped_bit_is_refused_or_does_no_harm",
     ),
     mutation(
+        "damaged_votes",
+        "a damaged member abstains",
+        "damage",
+        "a_damaged_member_elects_nobody_and_does_not_lead",
+    ),
+    mutation(
         "rollback_unguarded",
         "an etcd that went back",
         "restored",

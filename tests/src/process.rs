@@ -215,6 +215,11 @@ impl Starting {
         line.unwrap_or_else(|| panic!("the node ended before {what}:\n{}", self.log.text()))
     }
 
+    /// All that it has logged.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
     /// Kills the process with SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();

@@ -1,8 +1,10 @@
 //! Damaged files of a node that was stopped (DESIGN 8): either the damage is at an unacknowledged tail and is cut,
-//! or the node refuses to serve and names file and offset. Never a silent loss, never a wrong payload.
+//! or the node refuses to serve and names file and offset. A member of a cluster gets it from the others. Never a silent
+//! loss, never a wrong payload.
 #![cfg(test)]
 
 use rdb_proto::event::Event;
+use rdb_tests::cluster::Cluster;
 use rdb_tests::process::{Ended, Node, Settings};
 use rdb_tests::random::Random;
 use rdb_tests::say;
@@ -389,5 +391,94 @@ async fn a_deleted_or_damaged_index_is_built_again() {
         );
         node.stop().await;
         copy.put_back(specimen.dir.path());
+    }
+}
+
+/// Flips a bit in the middle of what is used of every log segment of a node, and says how many there were.
+fn damage_logs(data_dir: &Path) -> usize {
+    let mut damaged = 0;
+    let mut open = vec![data_dir.join("seats")];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "log") && used_bytes(&path) > 500 {
+            flip(&path, used_bytes(&path) / 2, 3);
+            damaged += 1;
+        }
+    }
+    damaged
+}
+
+/// A member of a cluster that lost a part of its log names it, takes part in no election, gets it from the others while
+/// they serve, and is a member like any other from then on (DESIGN 8).
+///
+/// Red when a damaged log is cut and forgotten, or does not open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_member_gets_from_the_others_what_it_lost() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    cluster.until_led(true).await;
+    let load = cluster.load(34);
+    load.more(100).await;
+    let damaged = cluster.leader(0, 0).await;
+    cluster.take(damaged).stop().await;
+    load.more(20).await;
+    assert!(
+        damage_logs(&cluster.data_dir(damaged)) >= 2,
+        "both seats are damaged"
+    );
+    cluster.run(damaged).await;
+    let node = cluster.node(damaged);
+    let found = node.logged("a part of the log was lost").await;
+    assert!(
+        found.contains("segment-") && found.contains("offset") && found.contains("entry"),
+        "file, offset and range are named: {found}"
+    );
+    node.logged("the log is whole again").await;
+    load.more(60).await;
+    // Whoever now dies, the repaired member counts: without it there would be no two.
+    let dies = (damaged + 1) % 3;
+    cluster.kill(dies).await;
+    load.more(60).await;
+    cluster.judged(load, 100, &[damaged, (damaged + 2) % 3]).await;
+    // And it stays so.
+    cluster.take(damaged).stop().await;
+    cluster.run(damaged).await;
+    let log = cluster.node(damaged).log();
+    assert!(!log.contains("lost"), "nothing is lost any more:\n{log}");
+}
+
+/// A damaged member is not one of the R that decide what was committed: with one other there is no leader.
+///
+/// Red when it tells a winner where its shortened log ends: the two would go on without what it lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_member_elects_nobody_and_does_not_lead() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    cluster.until_led(true).await;
+    // What the third one has not, only the other two do.
+    cluster.kill(2).await;
+    cluster.until_led(false).await;
+    let mut api = cluster.api(0).await;
+    for n in 0..60_usize {
+        api.write(&format!("k{n}"), &"x".repeat(100)).await.unwrap();
+    }
+    let events = cluster.events(0).await;
+    drop(api);
+    cluster.stop_all().await;
+    assert!(damage_logs(&cluster.data_dir(0)) >= 2, "both seats are damaged");
+    let damaged = cluster.settings(0).spawn();
+    damaged.logged("fetching lost entries").await;
+    let lagging = cluster.settings(2).spawn();
+    // It wins and gives up, since nobody tells it what was committed.
+    lagging.logged("seat is recovering").await;
+    lagging.logged("seat is vacant").await;
+    for starting in [damaged, lagging] {
+        let log = starting.log();
+        assert!(!log.contains("seat is leading"), "{log}");
+        starting.kill().await;
+    }
+    cluster.start_all().await;
+    cluster.until_led(false).await;
+    for n in 0..3 {
+        assert_eq!(cluster.events(n).await, events, "node {n} has everything");
     }
 }

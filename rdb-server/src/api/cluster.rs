@@ -338,7 +338,7 @@ fn complaints(whole: &v1::StatusResponse, answers: &[v1::StatusResponse]) -> Vec
             held.milliseconds / 1_000
         )
     });
-    let nodes = whole
+    let away = whole
         .nodes
         .iter()
         .filter_map(|node| match (node.live, is_heard(node.id)) {
@@ -346,5 +346,22 @@ fn complaints(whole: &v1::StatusResponse, answers: &[v1::StatusResponse]) -> Vec
             (true, false) => Some(format!("node {} does not answer", node.name)),
             (true, true) => None,
         });
-    nodes.chain(held).collect()
+    let damages = answers.iter().flat_map(damages);
+    away.chain(damages).chain(held).collect()
+}
+
+/// What a node says of its own logs.
+fn damages(answer: &v1::StatusResponse) -> Vec<String> {
+    let name = answer.nodes.first().map_or("", |node| node.name.as_str());
+    let seats = answer.groups.iter().flat_map(|group| {
+        let damaged = group.seats.iter().filter(|seat| seat.state == "damaged");
+        damaged.map(|seat| (group.group, seat.seat))
+    });
+    seats
+        .map(|(group, seat)| {
+            format!(
+                "node {name} lost a part of the log of seat {group}.{seat}, and fetches it from the others"
+            )
+        })
+        .collect()
 }

@@ -11,10 +11,10 @@ use crate::cdc::Marks;
 use crate::clock;
 use crate::coordination::Coordinator;
 use crate::limits::{SEAT_MAIL_MAX, SEAT_QUEUE_MAX};
-use crate::protocol::{Durable, EpochRun, Seat, SeatConfig};
+use crate::protocol::{Durable, EpochRun, Lost, Seat, SeatConfig};
 use crate::settings::Settings;
 use crate::storage::{
-    DataDir, IndexStore, KeyIndex, LogEvent, LogReader, LogSettings, OnLogEvent, Opened, SeatLog,
+    DataDir, IndexStore, KeyIndex, LogEvent, LogReader, LogSettings, Loss, OnLogEvent, Opened, SeatLog,
     StorageError,
 };
 use crate::transport::{Identity, Transport};
@@ -76,6 +76,8 @@ pub(super) struct Tuning {
     heartbeat: Duration,
     /// Whether nobody else ever has members.
     is_alone: bool,
+    /// Whether others have what a member of this node has.
+    is_replicated: bool,
 }
 
 impl Tuning {
@@ -86,6 +88,7 @@ impl Tuning {
             failover_after_ms: settings.failover_after,
             heartbeat: Duration::from_millis(settings.heartbeat_interval),
             is_alone: settings.is_standalone(),
+            is_replicated: !settings.is_standalone() && settings.group_size() > 1,
         }
     }
 
@@ -130,6 +133,7 @@ pub(super) fn open_log(
     });
     let log_settings = LogSettings {
         segment_bytes: tuning.segment_bytes,
+        is_replicated: tuning.is_replicated,
         ..LogSettings::default()
     };
     let (log, opened) = SeatLog::open(
@@ -139,6 +143,13 @@ pub(super) fn open_log(
         log_settings,
         on_event,
     )?;
+    if let Some(damage) = &opened.damage {
+        tracing::error!(seat = %id, %damage, "a part of the log was lost; what is left of it is in *.damaged beside it");
+    }
+    if let Some(Loss { last, .. }) = opened.lost {
+        let first = opened.last_index.next();
+        tracing::warn!(seat = %id, %first, %last, "fetching lost entries from the other members; no vote and no lead until then");
+    }
     Ok(OpenSeat {
         id,
         log,
@@ -287,7 +298,7 @@ impl Members {
             indexed,
             mark: Seq::ZERO,
             config: u64::from(opened.config),
-            lost: None,
+            lost: opened.lost.map(|Loss { last, promised }| Lost { last, promised }),
             membership: membership_up_to(log, &runs, commit)?,
             runs,
         };

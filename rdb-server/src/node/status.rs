@@ -13,6 +13,8 @@ pub enum SeatState {
     Vacant,
     /// Another node leads.
     Following,
+    /// A part of the log was lost, and other members give it again.
+    Damaged,
     /// This node won the seat and is not ready to serve.
     Recovering,
     /// This node leads.
@@ -25,6 +27,7 @@ impl SeatState {
         match self {
             Self::Vacant => "vacant",
             Self::Following => "following",
+            Self::Damaged => "damaged",
             Self::Recovering => "recovering",
             Self::Leading => "leading",
         }
@@ -116,6 +119,10 @@ impl Status {
             match seat.view.state {
                 SeatState::Leading | SeatState::Following => {}
                 SeatState::Vacant => complaints.push(format!("seat {} has no leader", seat.id)),
+                SeatState::Damaged => complaints.push(format!(
+                    "seat {} lost a part of its log here, and fetches it from the other members",
+                    seat.id
+                )),
                 SeatState::Recovering => complaints.push(format!("seat {} is being recovered", seat.id)),
             }
         }

@@ -20,6 +20,7 @@
 //! | `log/writer.rs` | when fdatasync runs; the one thread that writes a log |
 //! | `log/room.rs` | how much may still be promised, and when disk is claimed ahead |
 //! | `log/open.rs` | what is a torn tail (cut) and what is damage (never cut) |
+//! | `log/loss.rs` | how a damaged part is given up, for other members to give it again |
 //! | `log/reader.rs` | how entries are found and read back |
 //! | `seat_file.rs` | what must survive besides the entries |
 //! | `key_index/` | where a key stands and where its versions are; which event ids were seen |
@@ -41,6 +42,6 @@ pub use key_index::{
     SledIndex, Standing, catch_up, entry_events,
 };
 pub use log::{
-    Admission, Block, Cursor, Frame, LogEvent, LogReader, LogSettings, NoRoom, OnLogEvent, Opened, SeatLog,
-    Ticket,
+    Admission, Block, Cursor, Frame, LogEvent, LogReader, LogSettings, Loss, NoRoom, OnLogEvent, Opened,
+    SeatLog, Ticket,
 };

@@ -183,6 +183,19 @@ impl SeatFile {
         Ok(())
     }
 
+    /// Notes that the log ends here, and is committed no further, since what followed was lost: the only time that the
+    /// commit goes back.
+    pub(super) fn end_at(&mut self, last: LogIndex) -> io::Result<()> {
+        let state = SeatState {
+            durable: last,
+            commit: self.state.commit.min(last),
+            truncated_from: None,
+            ..self.state
+        };
+        self.write_older(state)?;
+        self.write_older(state)
+    }
+
     /// The slot of an even counter is at 0, that of an odd one behind it: the older one is overwritten.
     fn write_older(&mut self, state: SeatState) -> io::Result<()> {
         let counter = self.counter.saturating_add(1);

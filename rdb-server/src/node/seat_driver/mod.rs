@@ -373,6 +373,7 @@ impl SeatDriver {
             Effect::Committed { index, entries } => self.commit(index, entries),
             Effect::Repaired => {
                 tracing::info!(seat = %self.parts.id, "the log is whole again");
+                self.parts.log.forget_loss();
             }
             Effect::Resolved { mark, commit } => {
                 // The commit first: whoever sees the mark must find every entry that it rests on.
@@ -446,6 +447,7 @@ fn view_of(seat: &Seat, indexed_index: LogIndex, is_disk_full: bool) -> SeatView
         state: match seat.role() {
             RoleName::Leader => SeatState::Leading,
             RoleName::Candidate | RoleName::Recovering => SeatState::Recovering,
+            RoleName::Follower if seat.is_damaged() => SeatState::Damaged,
             RoleName::Follower if leader.is_some() => SeatState::Following,
             RoleName::Follower => SeatState::Vacant,
         },

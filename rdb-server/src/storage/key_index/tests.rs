@@ -51,6 +51,7 @@ impl World {
             segment_bytes: 1 << 20,
             ahead_bytes: 1 << 16,
             keep_free_bytes: 0,
+            is_replicated: false,
         };
         let on_event: crate::storage::OnLogEvent = Box::new(move |event| {
             // The test may have seen enough.

@@ -7,6 +7,7 @@
 //! ```
 
 mod frame;
+mod loss;
 mod open;
 mod reader;
 mod room;
@@ -15,6 +16,7 @@ mod segment;
 mod tests;
 mod writer;
 
+pub use loss::Loss;
 pub use reader::{Block, Cursor, Frame, LogReader};
 pub use room::Admission;
 
@@ -75,6 +77,8 @@ pub struct LogSettings {
     pub ahead_bytes: u64,
     /// Disk that the log leaves free for the index and the rest of the directory.
     pub keep_free_bytes: u64,
+    /// Whether other members can give again what this log lost. Else a log that lost anything is not opened.
+    pub is_replicated: bool,
 }
 
 impl Default for LogSettings {
@@ -83,6 +87,7 @@ impl Default for LogSettings {
             segment_bytes: SEGMENT_BYTES,
             ahead_bytes: LOG_AHEAD_BYTES,
             keep_free_bytes: DISK_KEEP_FREE_BYTES,
+            is_replicated: false,
         }
     }
 }
@@ -112,6 +117,10 @@ pub struct Opened {
     pub durable: LogIndex,
     /// Highest commit index that was noted; lags behind the real one.
     pub commit: LogIndex,
+    /// What was durable and is lost. Everything else here tells of the log as it is before that.
+    pub lost: Option<Loss>,
+    /// The damage that was found now, with file and offset; `None` when there is none, or it was found before.
+    pub damage: Option<String>,
 }
 
 /// The log has no room for a batch. Nothing happened.
@@ -155,7 +164,8 @@ impl SeatLog {
     /// **Blocking**: reads the whole log.
     ///
     /// # Errors
-    /// [`StorageError::Damaged`] when anything is wrong at or below the durable mark: nothing was changed then.
+    /// [`StorageError::Damaged`] when anything is wrong at or below the durable mark and the log is not replicated:
+    /// nothing was changed then.
     /// [`StorageError::FormatTooNew`], [`StorageError::WrongDatabase`], [`StorageError::WrongSeat`],
     /// [`StorageError::Io`].
     pub fn open(
@@ -176,7 +186,7 @@ impl SeatLog {
         on_event: OnLogEvent,
         disk: Arc<dyn Disk>,
     ) -> Result<(Self, Opened), StorageError> {
-        let recovered = open::recover(directory, identity)?;
+        let recovered = open::recover(directory, identity, settings.is_replicated)?;
         let opened = recovered.opened.clone();
         let segments = Arc::new(Segments::new(recovered.segments.clone()));
         let commit = Arc::new(AtomicU64::new(opened.commit.get()));
@@ -250,6 +260,13 @@ impl SeatLog {
                 next: "start the server again, and report this with its trace",
             });
         }
+    }
+
+    /// What [`Opened::lost`] told of is there again, durably: forgets it.
+    ///
+    /// **Blocking**: only when [`LOG_REQUESTS_MAX`] requests wait already.
+    pub fn forget_loss(&self) {
+        self.request(Request::ForgetLoss);
     }
 
     /// Notes how far the log is committed; written lazily, off the path of acknowledgements.

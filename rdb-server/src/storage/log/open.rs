@@ -12,11 +12,13 @@
 //!                               └ entry 5   └ durable=5 would mean: damaged, refuse
 //! ```
 //!
-//! Nothing is changed before it is decided that nothing is damaged. Then the rest behind the stop is zeroed and
+//! Nothing is changed before it is decided that nothing is damaged, or that what is can be had again from other members:
+//! then the log ends before the damage, and it is noted what it lacks ([`super::loss`]). Then the rest behind the stop is zeroed and
 //! synced, so that no frame of it can be taken for a later one, and everything that is left is synced: it may have
 //! been in memory only, and from now on it counts as durable.
 
 use super::frame::{self, Found, FrameHead, HeadProblem, Seed, SegmentHead};
+use super::loss::{self, Loss};
 use super::segment::{Identity, Point, SEGMENT_HEAD, Segment, SegmentFile, Tail, numbers_in, path_of};
 use super::{Opened, reader};
 use crate::limits::{FRAME_BYTES_MAX, LOG_STRAY_BYTES_MAX};
@@ -49,22 +51,53 @@ pub(super) struct Recovered {
 }
 
 /// Opens the log in `directory`, or makes an empty one.
-pub(super) fn recover(directory: &Path, identity: Identity) -> Result<Recovered, StorageError> {
+///
+/// `is_replicated`: what is lost can be had again from other members.
+pub(super) fn recover(
+    directory: &Path,
+    identity: Identity,
+    is_replicated: bool,
+) -> Result<Recovered, StorageError> {
     make_directory(directory)?;
     let numbers = numbers_in(directory)?;
-    let seat_file = open_seat_file(directory, identity, &numbers)?;
+    let mut seat_file = open_seat_file(directory, identity, &numbers)?;
+    let mut lost = Loss::read(directory)?;
     let state = seat_file.state();
     let mut walk = Walk::new(directory, identity, state.truncated_from);
     walk.run(&numbers, seat_file.is_fresh())?;
     let strays = walk.strays()?;
-    let durable = known_durable(&walk, strays, state);
+    let durable = known_durable(&walk, strays.durable, state);
     // A log that was open once has its first segment, whose head is never written again.
     let lost_its_beginning = walk.segments.is_empty() && !seat_file.is_fresh();
-    let is_damaged = durable > walk.tail.index || lost_its_beginning || walk.is_cut_short();
+    let is_damaged =
+        durable > walk.tail.index || lost_its_beginning || walk.is_cut_short() || walk.has_hole();
     if is_damaged && !sabotage::is(Sabotage::DamageCut) {
-        return Err(walk.damaged(durable));
+        let damage = walk.damaged(durable);
+        if !is_replicated {
+            return Err(damage);
+        }
+        let before = lost.map_or(LogIndex::ZERO, |lost| lost.last);
+        let found = Loss {
+            last: durable.max(strays.last).max(before),
+            promised: state.promised,
+        };
+        found.write(directory)?;
+        let ended = seat_file.end_at(walk.tail.index);
+        ended.map_err(StorageError::io("write", seat_file.path()))?;
+        loss::put_aside(&mut walk)?;
+        walk.damage = Some(damage.to_string());
+        lost = Some(found);
     }
-    walk.finish(seat_file)
+    if let Some(Loss { last, .. }) = lost
+        && !is_replicated
+    {
+        return Err(StorageError::Damaged {
+            file: loss::path_in(directory),
+            offset: 0,
+            damage: Damage::Lost { last },
+        });
+    }
+    walk.finish(seat_file, lost)
 }
 
 /// Entries up to this one were on stable storage, by all that is known.
@@ -118,7 +151,7 @@ enum Later {
 }
 
 #[derive(Debug)]
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     directory: &'a Path,
     identity: Identity,
     /// Entries from this one on are being removed.
@@ -133,6 +166,26 @@ struct Walk<'a> {
     /// Where and why the walk through the last of `segments` ended.
     stop: (u64, End),
     later: Vec<Later>,
+    /// The damage that was found, in words.
+    damage: Option<String>,
+}
+
+/// What is found behind the stop.
+#[derive(Debug, Clone, Copy, Default)]
+struct Strays {
+    /// Highest durable note in a frame.
+    durable: LogIndex,
+    /// The last entry that was written.
+    last: LogIndex,
+}
+
+impl Strays {
+    fn or(self, other: Self) -> Self {
+        Self {
+            durable: self.durable.max(other.durable),
+            last: self.last.max(other.last),
+        }
+    }
 }
 
 impl<'a> Walk<'a> {
@@ -148,6 +201,7 @@ impl<'a> Walk<'a> {
             segments: Vec::new(),
             stop: (SEGMENT_HEAD, End::Clean),
             later: Vec::new(),
+            damage: None,
         }
     }
 
@@ -156,7 +210,7 @@ impl<'a> Walk<'a> {
         let last = numbers.last().copied().unwrap_or_else(|| u32::from(!is_fresh));
         for number in 1..=last {
             if !numbers.contains(&number) {
-                self.miss(path_of(self.directory, number))?;
+                self.later.push(Later::Missing(path_of(self.directory, number)));
                 continue;
             }
             let file = SegmentFile::open(self.directory, number)?;
@@ -178,16 +232,28 @@ impl<'a> Walk<'a> {
 
     /// A segment's name is durable before the segment is used and before the next one is made, so one that is
     /// missing in between was taken away. Only a truncation that was cut short leaves such a hole.
-    fn miss(&mut self, path: PathBuf) -> Result<(), StorageError> {
-        if self.until.is_none() {
-            return Err(StorageError::Damaged {
-                file: path,
-                offset: 0,
-                damage: Damage::SegmentMissing,
-            });
+    fn has_hole(&self) -> bool {
+        let is_missing = |later: &Later| matches!(later, Later::Missing(_));
+        self.until.is_none() && self.later.iter().any(is_missing)
+    }
+
+    pub(super) const fn directory(&self) -> &Path {
+        self.directory
+    }
+
+    /// Takes the last of the segments out that do not go on where the log ends.
+    pub(super) fn pop_later(&mut self) -> Option<SegmentFile> {
+        while let Some(later) = self.later.pop() {
+            if let Later::Found { file, .. } = later {
+                return Some(file);
+            }
         }
-        self.later.push(Later::Missing(path));
-        Ok(())
+        None
+    }
+
+    /// The segment in which the walk ended, and where.
+    pub(super) fn last_segment(&self) -> Option<(&SegmentFile, u64)> {
+        self.segments.last().map(|segment| (&*segment.file, self.stop.0))
     }
 
     /// Reads a head; `None` when it is damaged.
@@ -265,13 +331,13 @@ impl<'a> Walk<'a> {
         Ok((offset, end))
     }
 
-    /// Highest durable note in any frame behind the stop.
-    fn strays(&self) -> Result<LogIndex, StorageError> {
+    /// What any frame behind the stop tells.
+    fn strays(&self) -> Result<Strays, StorageError> {
         let mut budget = LOG_STRAY_BYTES_MAX;
         let expected = self.tail.index.next();
-        let mut highest = LogIndex::ZERO;
+        let mut found = Strays::default();
         if let Some(segment) = self.segments.last() {
-            highest = strays_in(&segment.file, segment.seed, self.stop.0, expected, &mut budget)?;
+            found = strays_in(&segment.file, segment.seed, self.stop.0, expected, &mut budget)?;
         }
         for later in &self.later {
             let Later::Found { file, head } = later else {
@@ -282,9 +348,12 @@ impl<'a> Walk<'a> {
                 // The write that took the segment into use may be what was lost of it.
                 Some(_) | None => self.identity.head(file.number, expected).encode().1,
             };
-            highest = highest.max(strays_in(file, seed, SEGMENT_HEAD, expected, &mut budget)?);
+            found = found.or(strays_in(file, seed, SEGMENT_HEAD, expected, &mut budget)?);
+            // A segment is taken into use with the entry after the last of the one before.
+            let first = head.map_or(LogIndex::ZERO, |(head, _)| head.first);
+            found.last = found.last.max(first.previous());
         }
-        Ok(highest)
+        Ok(found)
     }
 
     const fn is_cut_short(&self) -> bool {
@@ -317,7 +386,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Cuts what is behind the stop, makes the rest durable and notes that it is.
-    fn finish(mut self, mut seat_file: SeatFile) -> Result<Recovered, StorageError> {
+    fn finish(mut self, mut seat_file: SeatFile, lost: Option<Loss>) -> Result<Recovered, StorageError> {
         let last_time = self.last_time()?;
         let (spare, mut cut_bytes) = self.drop_later()?;
         if let Some(segment) = self.segments.last() {
@@ -354,6 +423,8 @@ impl<'a> Walk<'a> {
             config: state.config,
             durable: state.durable,
             commit: state.commit,
+            lost,
+            damage: self.damage.take(),
         };
         Ok(Recovered {
             segments: self.segments.into_iter().map(Arc::new).collect(),
@@ -437,16 +508,16 @@ fn cut(file: &SegmentFile, offset: u64) -> Result<u64, StorageError> {
     Ok(end.saturating_sub(offset))
 }
 
-/// Highest durable note in any frame at or after `from`.
+/// What any frame at or after `from` tells.
 fn strays_in(
     file: &SegmentFile,
     seed: Seed,
     from: u64,
     expected: LogIndex,
     budget: &mut u64,
-) -> Result<LogIndex, StorageError> {
+) -> Result<Strays, StorageError> {
     let Some(end) = file.last_nonzero(from)? else {
-        return Ok(LogIndex::ZERO);
+        return Ok(Strays::default());
     };
     // A frame's padding may end in zeros behind the last byte that is none.
     let length = as_usize(frame::padded(end.saturating_sub(from)));
@@ -456,13 +527,16 @@ fn strays_in(
         from,
         length.saturating_add(as_usize(u64::from(FRAME_BYTES_MAX))),
     )?;
-    let mut highest = LogIndex::ZERO;
+    let mut found = Strays::default();
     let mut at = 0;
     while let Some(rest) = bytes.get(at..).filter(|_| at < length) {
         let offset = from.saturating_add(as_u64(at));
         let step = match look_for(rest, seed, offset, expected) {
             Found::Frame(head) => {
-                highest = highest.max(head.durable);
+                found = found.or(Strays {
+                    durable: head.durable,
+                    last: head.index,
+                });
                 head.size()
             }
             Found::Bad { checked } => {
@@ -476,7 +550,7 @@ fn strays_in(
         }
         at = at.saturating_add(as_usize(step));
     }
-    Ok(highest)
+    Ok(found)
 }
 
 /// Looks for a frame of an entry that can stand behind a stop before `expected`. Nearly all bytes that are none

@@ -29,6 +29,7 @@ fn small() -> LogSettings {
         segment_bytes: 2048,
         ahead_bytes: 2048,
         keep_free_bytes: 0,
+        is_replicated: false,
     }
 }
 
@@ -157,6 +158,8 @@ fn what_was_appended_is_there_after_a_clean_stop() {
             config: 0,
             durable: LogIndex(40),
             commit: LogIndex(33),
+            lost: None,
+            damage: None,
         }
     );
     assert_eq!(world.read_all(40), story(40));
@@ -313,6 +316,7 @@ fn write_golden(directory: &Path) {
         segment_bytes: 2048,
         ahead_bytes: 0,
         keep_free_bytes: 0,
+        is_replicated: false,
     };
     let mut world = World::try_open(directory, settings, Arc::new(RealDisk)).unwrap();
     world.log.promise(EPOCH, 1);
@@ -631,7 +635,7 @@ mod damage {
     }
 
     fn judge(directory: &Path, written: &[Entry]) -> Verdict {
-        match open::recover(directory, IDENTITY) {
+        match open::recover(directory, IDENTITY, false) {
             Ok(recovered) => {
                 let last = recovered.opened.last_index.get();
                 let reader = LogReader {
@@ -719,6 +723,120 @@ mod damage {
                 assert_eq!(*damage, expected);
                 assert_eq!(fs::read(&path).unwrap(), before, "nothing was changed");
             }
+        }
+    }
+
+    fn replicated() -> LogSettings {
+        LogSettings {
+            is_replicated: true,
+            ..small()
+        }
+    }
+
+    fn files(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let list = fs::read_dir(directory).unwrap().map(|file| file.unwrap().path());
+        let mut files: Vec<_> = list.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        files.sort();
+        files
+    }
+
+    /// Where others have it too, a log ends before its damage, knows what it lacks, also after it was opened again and
+    /// has some of it, and forgets that when it is told to. Without others it is not opened in between.
+    #[test]
+    fn a_replicated_log_gives_up_what_is_damaged_and_notes_what_it_lacks() {
+        for is_clean in [true, false] {
+            let (directory, written) = written(20, is_clean);
+            let world = World::open_copy(directory.path());
+            for index in 1..=proven(20, is_clean) {
+                let (segment, place) = world.log.reader().find(LogIndex(index)).unwrap();
+                let damaged = copy(directory.path());
+                let path = super::segment(damaged.path(), segment.file.number);
+                let mut bytes = fs::read(&path).unwrap();
+                bytes[usize::try_from(place.offset).unwrap() + 60] ^= 1;
+                fs::write(&path, &bytes).unwrap();
+                let open = |settings| World::try_open(damaged.path(), settings, Arc::new(RealDisk));
+
+                let mut found = open(replicated()).unwrap();
+                let kept = index - 1;
+                assert_eq!(found.opened.last_index, LogIndex(kept));
+                assert!(found.opened.commit <= LogIndex(kept));
+                let lost = found.opened.lost.expect("it lacks something");
+                assert!(lost.last.get() >= proven(20, is_clean) && lost.last.get() <= 20);
+                let damage = found.opened.damage.take().expect("it was found now");
+                assert!(
+                    damage.contains(path.to_str().unwrap()) && damage.contains("offset"),
+                    "{damage}"
+                );
+                assert_eq!(found.read_all(kept), written[..usize::try_from(kept).unwrap()]);
+                let aside = path.with_extension("log.damaged");
+                assert_eq!(fs::read(&aside).unwrap(), bytes, "for people to look at");
+                found.append(vec![written[usize::try_from(kept).unwrap()].clone()]);
+                found.log.close();
+
+                let error = open(small()).err().unwrap();
+                assert!(error.to_string().contains("lost"), "{error}");
+                let mut again = open(replicated()).unwrap();
+                assert_eq!((again.opened.lost, &again.opened.damage), (Some(lost), &None));
+                let rest = &written[usize::try_from(index).unwrap()..];
+                if !rest.is_empty() {
+                    again.append(rest.to_vec());
+                }
+                again.log.forget_loss();
+                again.log.close();
+
+                let whole = open(small()).unwrap();
+                assert_eq!((whole.opened.lost, whole.opened.last_index), (None, LogIndex(20)));
+                assert_eq!(whole.read_all(20), written);
+            }
+        }
+    }
+
+    /// The process dies between any two steps of giving a part up: it is damage again, or a shorter log that knows
+    /// what it lacks. What is put aside may come twice.
+    #[test]
+    fn a_crash_while_a_damaged_part_is_given_up_forgets_nothing() {
+        let (directory, _) = written(20, true);
+        let world = World::open_copy(directory.path());
+        let (segment, place) = world.log.reader().find(LogIndex(7)).unwrap();
+        let path = super::segment(directory.path(), segment.file.number);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[usize::try_from(place.offset).unwrap() + 60] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let before = files(directory.path());
+        let given_up = copy(directory.path());
+        drop(World::try_open(given_up.path(), replicated(), Arc::new(RealDisk)).unwrap());
+        let after = files(given_up.path());
+        let at = |path: &PathBuf| directory.path().join(path.file_name().unwrap());
+        // The note, the seat file, and what is put aside from the last file on: each prefix of that.
+        let mut steps = vec![directory.path().join("lost"), directory.path().join("seat")];
+        let numbers = segment::numbers_in(directory.path()).unwrap();
+        steps.extend(
+            numbers
+                .into_iter()
+                .rev()
+                .map(|number| super::segment(directory.path(), number)),
+        );
+        for done in 1..=steps.len() {
+            let crashed = scratch();
+            for (path, bytes) in &before {
+                fs::write(crashed.path().join(path.file_name().unwrap()), bytes).unwrap();
+            }
+            for step in &steps[..done] {
+                let place = crashed.path().join(step.file_name().unwrap());
+                match after.iter().find(|(path, _)| at(path) == *step) {
+                    Some((_, bytes)) => fs::write(&place, bytes).unwrap(),
+                    None => fs::remove_file(&place).unwrap(),
+                }
+            }
+            let opened = World::try_open(crashed.path(), replicated(), Arc::new(RealDisk))
+                .unwrap()
+                .opened;
+            assert_eq!(opened.last_index, LogIndex(6), "after {done} steps");
+            assert_eq!(
+                opened.lost.map(|lost| lost.last),
+                Some(LogIndex(20)),
+                "after {done} steps"
+            );
         }
     }
 

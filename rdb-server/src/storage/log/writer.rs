@@ -10,6 +10,7 @@
 //! what is not so.
 
 use super::frame::{self, FrameHead};
+use super::loss;
 use super::open::Recovered;
 use super::reader::{LogReader, Segments};
 use super::room::{Claimed, Disk, Extent, Room};
@@ -45,6 +46,8 @@ pub(super) enum Request {
         epoch: Epoch,
         config: u32,
     },
+    /// What was lost is there again.
+    ForgetLoss,
     Close,
 }
 
@@ -52,7 +55,7 @@ impl Request {
     fn bytes(&self) -> usize {
         match self {
             Self::Persist { entries, .. } => entries.iter().map(|entry| entry.body_bytes()).sum(),
-            Self::Promise { .. } | Self::Close => 0,
+            Self::Promise { .. } | Self::ForgetLoss | Self::Close => 0,
         }
     }
 }
@@ -186,6 +189,11 @@ impl Writer {
                 };
                 self.write_seat(promised, Care::Both);
                 (self.shared.on_event)(LogEvent::PromisePersisted(epoch));
+                false
+            }
+            Request::ForgetLoss => {
+                self.complete(persisted);
+                self.forget_loss();
                 false
             }
             Request::Close => true,
@@ -390,6 +398,14 @@ impl Writer {
     fn note_marks(&mut self) {
         self.write_seat(self.marks(), Care::One);
         self.noted_at = clock::monotonic();
+    }
+
+    fn forget_loss(&self) {
+        if let Some(directory) = self.seat_file.path().parent()
+            && let Err(error) = loss::forget(directory)
+        {
+            end("forgetting what was lost of", directory, 0, &error);
+        }
     }
 
     fn write_seat(&mut self, state: SeatState, care: Care) {
