@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 #[derive(Debug)]
 pub struct Index {
     applied: LogIndex,
-    keys: BTreeMap<KeyName, KeyState>,
+    /// Where each key stood after each of its events.
+    keys: BTreeMap<KeyName, Vec<KeyState>>,
     ids: BTreeMap<EventId, (KeyName, Seq, Version)>,
     /// Ids in the window, oldest first.
     window: VecDeque<EventId>,
@@ -55,14 +56,14 @@ impl Index {
         let EntryBody::Events(events) = &entry.body else {
             return;
         };
-        let state = KeyState {
-            version: events.last_version(),
-            seq: events.last_seq(),
-            is_deleted: events.deletes,
-        };
-        self.keys.insert(events.name.clone(), state);
+        let states = self.keys.entry(events.name.clone()).or_default();
         self.events += events.event_ids.len();
         for (n, id) in (0..).zip(events.event_ids.iter()) {
+            states.push(KeyState {
+                version: events.first_version.plus(n),
+                seq: events.first_seq.plus(n),
+                is_deleted: events.deletes,
+            });
             let stored = (
                 events.name.clone(),
                 events.first_seq.plus(n),
@@ -86,7 +87,14 @@ impl Index {
 
     /// Where a key stands.
     pub fn state(&self, name: &KeyName) -> KeyState {
-        self.keys.get(name).copied().unwrap_or_default()
+        self.state_as_of(name, Seq(u64::MAX))
+    }
+
+    /// Where a key stood at a seq.
+    pub fn state_as_of(&self, name: &KeyName, seq: Seq) -> KeyState {
+        let states = self.keys.get(name).map_or(&[][..], Vec::as_slice);
+        let passed = states.partition_point(|state| state.seq <= seq);
+        passed.checked_sub(1).map_or(KeyState::default(), |n| states[n])
     }
 
     /// Fills in what the index knows for a proposal.

@@ -3,6 +3,7 @@
 
 use super::checks::Verdict;
 use super::checks::monotone::Shown;
+use super::checks::served::{AsOf, Read};
 use super::checks::{acknowledged, fresh, told};
 use super::client::{Caller, Reply};
 use super::coordinator::Request;
@@ -572,6 +573,7 @@ impl World {
             self.plan_index(at);
         }
         self.answer_reads(at);
+        self.read_index(at);
         if announces && applied > announced {
             self.step(at, Input::Indexed(applied))?;
         }
@@ -589,6 +591,32 @@ impl World {
         for Confirmed { caller, name, .. } in ready {
             let state = self.member(at).index.state(&name);
             self.answer_client(caller, Reply::Read(state));
+        }
+    }
+
+    /// Somebody reads a key of this member alone: as its index has it, and as of a seq that its mark has reached.
+    fn read_index(&mut self, at: At) {
+        if !self.reader.one_in(4) {
+            return;
+        }
+        let of_seat: Vec<_> = self.keys.iter().filter(|(_, seat)| *seat == at.1).collect();
+        let name = of_seat[self.reader.position(of_seat.len())].0.clone();
+        let member = &self.nodes[at.0].members[&at.1];
+        let index = &member.index;
+        let mut serve = |as_of, found| {
+            self.checks.reads.push(Read {
+                seat: at.1,
+                name: name.clone(),
+                as_of,
+                found,
+            });
+        };
+        serve(AsOf::Applied(index.applied()), index.state(&name));
+        let (mark, commit) = member.resolved;
+        if mark > Seq::ZERO && index.applied() >= commit {
+            let back = if self.reader.one_in(2) { 8 } else { 1_000 };
+            let seq = Seq(mark.get() - self.reader.below(mark.get().min(back)));
+            serve(AsOf::Seq(seq), index.state_as_of(&name, seq));
         }
     }
 

@@ -41,6 +41,8 @@ impl Sweep {
         total.streamed += counts.streamed;
         total.changes += counts.changes;
         total.searched += counts.searched;
+        total.unsearched += counts.unsearched;
+        total.served += counts.served;
         total.rotten += counts.rotten;
         total.repaired += counts.repaired;
         total.rollbacks += counts.rollbacks;
@@ -75,6 +77,8 @@ impl Sweep {
             row(&format!("operations {told}"), count.to_string());
         }
         row("operations searched", total.searched.to_string());
+        row("operations not searched", total.unsearched.to_string());
+        row("reads of one member's index", total.served.to_string());
         row("events at subscribers", total.streamed.to_string());
         for fault in Fault::ALL {
             let count = total.faults.get(fault).copied().unwrap_or_default();

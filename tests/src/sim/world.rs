@@ -4,7 +4,8 @@
 
 use super::checks::{Verdict, Violation, broken};
 use super::checks::{
-    commits::Commits, leaders::Leaders, marks::Marks, matching::Matching, seqs::Seqs, versions::Versions,
+    commits::Commits, leaders::Leaders, marks::Marks, matching::Matching, oracle, seqs::Seqs, served,
+    versions::Versions,
 };
 use super::client::{Caller, Client, Reply};
 use super::controller::Step;
@@ -149,6 +150,8 @@ pub(super) struct Checks {
     pub(super) seqs: Seqs,
     pub(super) versions: Versions,
     pub(super) marks: Marks,
+    /// Judged at the end.
+    pub(super) reads: Vec<served::Read>,
 }
 
 /// What a run came to.
@@ -182,8 +185,12 @@ pub struct Counts {
     pub rotten: u64,
     /// Logs that were repaired.
     pub repaired: u64,
-    /// Operations on keys that the oracle searched.
+    /// Operations on keys that the oracle searched to the end.
     pub searched: u64,
+    /// Those of keys whose search was given up.
+    pub unsearched: u64,
+    /// Reads that members served of their own indexes.
+    pub served: u64,
 }
 
 /// A cluster.
@@ -217,6 +224,8 @@ pub(super) struct World {
     pub(super) driver: Random,
     pub(super) coordination: Random,
     pub(super) nemesis: Random,
+    /// Who reads what of an index.
+    pub(super) reader: Random,
     pub(super) last_point: Micros,
     /// Seats with a storm over them.
     pub(super) storms: BTreeMap<SeatId, Storm>,
@@ -286,6 +295,7 @@ impl World {
             driver,
             coordination: random.fork(),
             nemesis: random.fork(),
+            reader: random.fork(),
             last_point: 0,
             storms: BTreeMap::new(),
             plan,
@@ -568,14 +578,18 @@ impl World {
             self.counts.streamed += u64::try_from(subscriber.feed.len()).unwrap();
         }
         crate::checkers::judge(&self.history, &stream)?;
+        served::check(&self.checks.reads, &self.checks.commits)?;
+        self.counts.served = u64::try_from(self.checks.reads.len()).unwrap();
         self.counts.acknowledged = u64::try_from(self.history.acknowledged()).unwrap();
         for (name, _) in &self.keys {
             let key = name.key.as_str();
             let spans = super::client::spans(&self.history, key);
-            if spans.len() <= super::checks::oracle::OPERATIONS_MAX {
-                self.counts.searched += u64::try_from(spans.len()).unwrap();
+            let count = u64::try_from(spans.len()).unwrap();
+            if oracle::check(key, &spans)? {
+                self.counts.searched += count;
+            } else {
+                self.counts.unsearched += count;
             }
-            super::checks::oracle::check(key, &spans)?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@
 //! | [`monotone`] | promises, commits and marks never go back |
 //! | [`told`] | a member tells others only what is durable |
 //! | [`fresh`] | a confirmed read sees all that was committed when it arrived |
+//! | [`served`] | what a member serves of its index is what was committed |
 //! | [`feed`] | every subscriber gets the stream, whole and in order |
 //! | [`oracle`] | the operations on a key are linearizable: a search, without looking at seqs |
 //!
@@ -28,6 +29,7 @@ pub mod matching;
 pub mod monotone;
 pub mod oracle;
 pub mod seqs;
+pub mod served;
 pub mod told;
 pub mod versions;
 
@@ -42,7 +44,7 @@ pub(crate) fn broken<T>(rule: &'static str, what: String) -> Result<T, Violation
 pub(crate) mod example {
     //! Entries to check with.
 
-    use super::Verdict;
+    use super::Violation;
     use bytes::Bytes;
     use rdb_proto::entry::{Entry, EntryBody};
     use rdb_proto::event::{EventKind, NewEvent, StoredEvents};
@@ -95,7 +97,7 @@ pub(crate) mod example {
         })
     }
 
-    pub(crate) fn assert_broken(verdict: Verdict, part: &str) {
+    pub(crate) fn assert_broken<T: std::fmt::Debug>(verdict: Result<T, Violation>, part: &str) {
         let text = verdict.expect_err("the fault is found").to_string();
         assert!(text.contains(part), "{part:?} stands in {text:?}");
     }
