@@ -447,6 +447,33 @@ async fn a_damaged_member_gets_from_the_others_what_it_lost() {
     assert!(!log.contains("lost"), "nothing is lost any more:\n{log}");
 }
 
+/// What nobody has read since it was written is damaged in a living process: the read that meets it gets nothing wrong,
+/// and the process ends, since its next start finds all of it.
+///
+/// Red when the reader only answers that it cannot read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_that_a_read_meets_is_repaired_by_the_next_start() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    cluster.until_led(true).await;
+    let load = cluster.load(35);
+    load.more(100).await;
+    let damaged = 1;
+    assert!(
+        damage_logs(&cluster.data_dir(damaged)) >= 2,
+        "both seats are damaged"
+    );
+    let upto = cluster.status().await.counter;
+    let mut api = cluster.api(damaged).await;
+    assert!(api.events_up_to(upto).await.is_err(), "nothing wrong is served");
+    let ends = cluster.take(damaged);
+    ends.logged("entries that were durable cannot be read").await;
+    ends.kill().await;
+    cluster.run(damaged).await;
+    cluster.node(damaged).logged("the log is whole again").await;
+    load.more(60).await;
+    cluster.judged(load, 100, &[0, 1, 2]).await;
+}
+
 /// A damaged member is not one of the R that decide what was committed: with one other there is no leader.
 ///
 /// Red when it tells a winner where its shortened log ends: the two would go on without what it lost.

@@ -10,11 +10,12 @@ use super::telemetry::Telemetry;
 use crate::cdc::Marks;
 use crate::clock;
 use crate::coordination::Coordinator;
+use crate::fatal::{self, Report as FatalReport};
 use crate::limits::{SEAT_MAIL_MAX, SEAT_QUEUE_MAX};
-use crate::protocol::{Durable, EpochRun, Lost, Seat, SeatConfig};
+use crate::protocol::{Durable, EpochRun, Seat, SeatConfig};
 use crate::settings::Settings;
 use crate::storage::{
-    DataDir, IndexStore, KeyIndex, LogEvent, LogReader, LogSettings, Loss, OnLogEvent, Opened, SeatLog,
+    DataDir, IndexStore, KeyIndex, LogEvent, LogReader, LogSettings, OnLogEvent, Opened, SeatLog,
     StorageError,
 };
 use crate::transport::{Identity, Transport};
@@ -88,7 +89,7 @@ impl Tuning {
             failover_after_ms: settings.failover_after,
             heartbeat: Duration::from_millis(settings.heartbeat_interval),
             is_alone: settings.is_standalone(),
-            is_replicated: !settings.is_standalone() && settings.group_size() > 1,
+            is_replicated: !settings.is_standalone() && settings.writes() > 1,
         }
     }
 
@@ -130,6 +131,15 @@ pub(super) fn open_log(
             report.send_modify(|progress| progress.room_changes = progress.room_changes.wrapping_add(1));
         }
         LogEvent::Synced { bytes, took } => telemetry.synced(bytes, took),
+        // What else cannot be read is found out by reading all of the log, before anybody relies on it. A node alone has
+        // nobody to get it from, and goes on with what can be read.
+        LogEvent::Unreadable(damage) if tuning.is_replicated => fatal::io(&FatalReport {
+            what: &"entries that were durable cannot be read",
+            place: &damage,
+            safe: "every acknowledged event is on the disks of other members",
+            next: "look at the disk, then start the server again: it fetches what is lost from the other members",
+        }),
+        LogEvent::Unreadable(_) => {}
     });
     let log_settings = LogSettings {
         segment_bytes: tuning.segment_bytes,
@@ -146,9 +156,9 @@ pub(super) fn open_log(
     if let Some(damage) = &opened.damage {
         tracing::error!(seat = %id, %damage, "a part of the log was lost; what is left of it is in *.damaged beside it");
     }
-    if let Some(Loss { last, .. }) = opened.lost {
-        let first = opened.last_index.next();
-        tracing::warn!(seat = %id, %first, %last, "fetching lost entries from the other members; no vote and no lead until then");
+    if opened.lost.is_some() {
+        let from = opened.last_index.next();
+        tracing::warn!(seat = %id, %from, "fetching lost entries from the other members; no vote and no lead until then");
     }
     Ok(OpenSeat {
         id,
@@ -298,7 +308,7 @@ impl Members {
             indexed,
             mark: Seq::ZERO,
             config: u64::from(opened.config),
-            lost: opened.lost.map(|Loss { last, promised }| Lost { last, promised }),
+            lost: opened.lost,
             membership: membership_up_to(log, &runs, commit)?,
             runs,
         };

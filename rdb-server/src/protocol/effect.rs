@@ -144,7 +144,7 @@ pub enum Effect {
         /// Who has everything and should stand first, by name in the key; `None` when the seat did not work here.
         successor: Option<NodeId>,
     },
-    /// Everything that [`Durable::lost`](super::Durable::lost) tells of is made good, durably: forget it.
+    /// What [`Durable::lost`](super::Durable::lost) tells of is made good, durably: forget it.
     Repaired,
     /// Read committed entries of the own log, then say [`Input::LogRead`](super::Input::LogRead). When they cannot be
     /// read, the process must end: the damage is told of at its next start.

@@ -52,17 +52,17 @@ impl Seat {
         }
         self.step_down(None, effects);
         self.election.learn_membership(membership.clone());
+        if self.member.is_damaged() {
+            // Its own log would count among the R, and may lack what it acknowledged.
+            self.give_up(epoch, None, effects);
+            return;
+        }
         self.raise(epoch, effects);
         let newest = self.election.membership(&self.member);
         let candidate = Candidate::new(epoch, membership, newest, &self.member);
         self.member.config_seen = self.member.config_seen.max(candidate.membership.number);
         candidate.fence(&self.member, effects);
         self.role = Role::Candidate(candidate);
-        if self.member.is_damaged() {
-            // Its own log would count among the R, and may lack what it acknowledged.
-            self.resign(Resignation { successor: None }, effects);
-            return;
-        }
         if self.member.promised_durable == epoch {
             self.promise_persisted(epoch, effects);
         }
@@ -89,11 +89,12 @@ impl Seat {
             return;
         };
         self.step_down(None, effects);
+        self.give_up(epoch, resignation.successor, effects);
+    }
+
+    fn give_up(&mut self, epoch: Epoch, successor: Option<NodeId>, effects: &mut Vec<Effect>) {
         self.election.rest(&self.member);
-        effects.push(Effect::GiveUp {
-            epoch,
-            successor: resignation.successor,
-        });
+        effects.push(Effect::GiveUp { epoch, successor });
     }
 
     /// Promises an epoch: nothing lower is obeyed from now on, and no ack for it goes out any more. An fsync that

@@ -6,7 +6,7 @@ use super::append::Following;
 use super::effect::Effect;
 use super::input::{LogReadId, Tick};
 use super::log::{EpochRun, Log};
-use super::repair::Lost;
+use super::repair::lowest_obeyed;
 use crate::limits::{
     FAILOVER_AFTER_MS, MESSAGE_ENTRIES_BYTES_MAX, MESSAGE_ENTRIES_MAX, SEAT_RECENT_BYTES_MAX,
 };
@@ -67,9 +67,9 @@ pub struct Durable {
     /// Number of the highest membership that was seen: [`Seat::config`](super::Seat::config) as it was when
     /// `promised` was made durable; 0 when none was.
     pub config: u64,
-    /// What is known of entries that were durable and are lost. Everything else here is as if the log ended before the
-    /// first of them.
-    pub lost: Option<Lost>,
+    /// The epoch that was promised when it was found that entries were lost which had been durable; `None` when none are.
+    /// Everything else here is as if the log ended before the first of them.
+    pub lost: Option<Epoch>,
 }
 
 /// A resolved mark: no event at or below `seq` will be added to the log beyond the entries up to `commit`.
@@ -96,8 +96,8 @@ pub(super) struct Member {
     /// Highest epoch whose promise is durable: only this may be told to others.
     pub(super) promised_durable: Epoch,
     pub(super) log: Log,
-    /// Entries that it may have acknowledged and does not have.
-    pub(super) lost: Option<Lost>,
+    /// Under epochs up to this one it may have acknowledged entries that it does not have.
+    pub(super) lost: Option<Epoch>,
     /// What is known of the log of the leader that is obeyed.
     pub(super) following: Following,
     /// The key index has applied everything up to here.
@@ -140,24 +140,23 @@ impl Member {
             "6.1: the runs do not cover the log"
         );
         let membership = log.uncommitted().fold(durable.membership, newer_membership);
-        // A crash may have come between the repair and its note.
-        let end = log.end();
-        let lost = durable
+        // That is as good as durable: what was lost is.
+        let promised = durable
             .lost
-            .filter(|lost| !lost.is_made_good((end.index, end.epoch)));
+            .map_or(durable.promised, |lost| durable.promised.max(lowest_obeyed(lost)));
         Self {
-            lost,
+            lost: durable.lost,
             config,
-            promised: durable.promised,
-            promised_durable: durable.promised,
+            promised,
+            promised_durable: promised,
             log,
             indexed: durable.indexed,
             // What the mark is valid for may be above the commit that was stored: it is told anew by the leader.
             mark: Mark::default(),
             pending_mark: None,
             known_mark: durable.mark,
-            following: Following::new(durable.promised),
-            highest: durable.promised,
+            following: Following::new(promised),
+            highest: promised,
             config_seen: durable.config.max(membership.number),
             membership,
             counter: Seq::ZERO,

@@ -78,7 +78,6 @@ pub use log::{EpochRun, LogEnd};
 pub use member::{Durable, Mark, SeatConfig};
 pub use message::{Append, Message};
 pub use reads::Round;
-pub use repair::Lost;
 pub use seat::Seat;
 pub use seen::Seen;
 pub use status::{Hold, RoleName};

@@ -152,16 +152,11 @@ impl Leader {
     }
 
     /// A member does not have the entry that an Append follows.
-    ///
-    /// What it acknowledged before and has no more was committed by that all the same (see [`super::repair`]): only what
-    /// is to be sent depends on it.
     pub(super) fn mismatched(&mut self, member: &Member, from: NodeId, refused: LogEnd, hint: LogEnd) {
         if let Some(progress) = self.others.get_mut(&from)
-            && refused.index >= progress.matched
+            && refused.index > progress.matched
         {
             let shared = member.log.last_not_after(hint);
-            // Its disk lost what it had acknowledged. Or this comes late, and costs that the entries are sent again.
-            progress.matched = progress.matched.min(shared.index);
             if progress.went_back_to.is_some_and(|place| shared.index >= place) {
                 return;
             }

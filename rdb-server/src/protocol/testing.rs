@@ -16,8 +16,8 @@
 //! line each.
 
 use super::{
-    AllocationId, Durable, Effect, EpochRun, Input, KeyState, KnownEvent, LeaderKey, Lost, PersistTicket,
-    Proposal, ProposalId, ReadId, Seat, SeatConfig, Tick,
+    AllocationId, Durable, Effect, EpochRun, Input, KeyState, KnownEvent, LeaderKey, PersistTicket, Proposal,
+    ProposalId, ReadId, Seat, SeatConfig, Tick,
 };
 use bytes::Bytes;
 use rdb_proto::cursor::{CursorAct, CursorChange};
@@ -158,7 +158,7 @@ pub(super) struct World {
     pub(super) promises: VecDeque<Epoch>,
     /// Reads of the log that are not answered.
     pub(super) log_reads: VecDeque<Effect>,
-    lost: Option<Lost>,
+    lost: Option<Epoch>,
 }
 
 /// A change of the log that is under way.
@@ -203,10 +203,7 @@ impl World {
     /// An entry, and what follows it, is lost at the next start, where the key index is built again.
     pub(super) fn rot(&mut self, command: &str) {
         let index = command.strip_prefix("rot ").unwrap().parse().unwrap();
-        self.lost = Some(Lost {
-            last: LogIndex(u64::try_from(self.disk.len()).unwrap()),
-            promised: self.promised,
-        });
+        self.lost = Some(self.promised);
         self.disk.retain(|entry| entry.index < LogIndex(index));
         self.index = Index::default();
         for entry in self

@@ -47,13 +47,10 @@ pub enum Damage {
     /// Both copies of the seat file are damaged.
     #[error("no copy of the promise is whole")]
     SeatFile,
-    /// What is noted of lost entries cannot be read.
-    #[error("the note of what was lost is damaged")]
-    LossNote,
     /// Entries were lost, and other members were to give them again.
-    #[error("entries up to {last} were lost, and are not fetched again yet")]
+    #[error("entries after {last} were lost, and not all of them are there again")]
     Lost {
-        /// The last of them.
+        /// The last entry that is there.
         last: LogIndex,
     },
     /// A body that passes its check and still is not an entry.

@@ -42,6 +42,6 @@ pub use key_index::{
     SledIndex, Standing, catch_up, entry_events,
 };
 pub use log::{
-    Admission, Block, Cursor, Frame, LogEvent, LogReader, LogSettings, Loss, NoRoom, OnLogEvent, Opened,
-    SeatLog, Ticket,
+    Admission, Block, Cursor, Frame, LogEvent, LogReader, LogSettings, NoRoom, OnLogEvent, Opened, SeatLog,
+    Ticket,
 };

@@ -17,13 +17,14 @@
 //!         64  8  durable: entries up to this one were on stable storage
 //!         72  8  commit, never above durable
 //!         80  8  truncated from: entries from this one on are being removed; 0 when none are
-//!         88  4  CRC-32C of bytes 0 to 88
+//!         88 16  lost: the epoch that was promised when a part of the log was lost; 0 when all is there
+//!        104  4  CRC-32C of bytes 0 to 104
 //! ```
-//! All numbers are little endian.
+//! All numbers are little endian. Format 1 had no `lost`, and its check at 88; it is read, and written as format 2.
 
 use super::error::{Damage, StorageError};
 use super::files::{read_onto, sync_directory};
-use bytes::{Buf as _, BufMut as _};
+use bytes::{Buf, BufMut};
 use rdb_proto::types::{Epoch, LogIndex, NodeId, SeatId};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -31,10 +32,11 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"RDBSEAT\0";
-const SLOT_BYTES: usize = 92;
-const CHECKED_BYTES: usize = 88;
+const SLOT_BYTES: usize = 108;
+const CHECKED_BYTES: usize = 104;
+const CHECKED_BYTES_1: usize = 88;
 
 /// Far enough apart that no disk writes both in one sector.
 const SLOT_DISTANCE: u64 = 4096;
@@ -55,6 +57,8 @@ pub(super) struct SeatState {
     pub(super) commit: LogIndex,
     /// Entries from this one on are being removed.
     pub(super) truncated_from: Option<LogIndex>,
+    /// The epoch that was promised when it was found that entries were lost, until they are there again.
+    pub(super) lost: Option<Epoch>,
 }
 
 /// Which slots a change is written to.
@@ -183,13 +187,14 @@ impl SeatFile {
         Ok(())
     }
 
-    /// Notes that the log ends here, and is committed no further, since what followed was lost: the only time that the
+    /// Notes that the log ends here, since what followed was lost, and is committed no further: the only time that the
     /// commit goes back.
     pub(super) fn end_at(&mut self, last: LogIndex) -> io::Result<()> {
         let state = SeatState {
             durable: last,
             commit: self.state.commit.min(last),
             truncated_from: None,
+            lost: Some(self.state.promised),
             ..self.state
         };
         self.write_older(state)?;
@@ -223,11 +228,11 @@ impl SeatFile {
         out.put_u32_le(self.seat.side.number());
         out.put_u32_le(state.config);
         out.put_u64_le(counter);
-        out.put_u64_le(state.promised.number);
-        out.put_u64_le(state.promised.node.0);
+        put_epoch(&mut out, state.promised);
         out.put_u64_le(state.durable.get());
         out.put_u64_le(state.commit.get());
         out.put_u64_le(state.truncated_from.map_or(0, LogIndex::get));
+        put_epoch(&mut out, state.lost.unwrap_or_default());
         let (checked, mut check) = slot.split_at_mut(CHECKED_BYTES);
         check.put_u32_le(crc32c::crc32c(checked));
         slot
@@ -252,7 +257,7 @@ impl Slot {
         seat: SeatId,
     ) -> Result<(u64, SeatState), StorageError> {
         let file = path.to_owned();
-        if self.version != FORMAT_VERSION {
+        if self.version > FORMAT_VERSION {
             return Err(StorageError::FormatTooNew {
                 file,
                 found: self.version,
@@ -279,9 +284,14 @@ impl Slot {
 }
 
 fn decode(slot: &[u8]) -> Option<Slot> {
-    let slot = slot.first_chunk::<SLOT_BYTES>()?;
-    let (checked, mut check) = slot.split_at(CHECKED_BYTES);
-    if check.get_u32_le() != crc32c::crc32c(checked) || !checked.starts_with(&MAGIC) {
+    let version = slot.get(MAGIC.len()..)?.first_chunk().copied();
+    let checked_bytes = match u32::from_le_bytes(version?) {
+        1 => CHECKED_BYTES_1,
+        _ => CHECKED_BYTES,
+    };
+    let (checked, check) = slot.split_at_checked(checked_bytes)?;
+    let check = check.first_chunk().copied();
+    if u32::from_le_bytes(check?) != crc32c::crc32c(checked) || !checked.starts_with(&MAGIC) {
         return None;
     }
     let mut fields = checked;
@@ -298,15 +308,28 @@ fn decode(slot: &[u8]) -> Option<Slot> {
         counter: fields.get_u64_le(),
         state: SeatState {
             config,
-            promised: Epoch {
-                number: fields.get_u64_le(),
-                node: NodeId(fields.get_u64_le()),
-            },
+            promised: take_epoch(&mut fields),
             durable: LogIndex(fields.get_u64_le()),
             commit: LogIndex(fields.get_u64_le()),
             truncated_from: Some(LogIndex(fields.get_u64_le())).filter(|index| *index != LogIndex::ZERO),
+            // Who had promised nothing had acknowledged nothing.
+            lost: (version > 1)
+                .then(|| take_epoch(&mut fields))
+                .filter(|epoch| *epoch != Epoch::ZERO),
         },
     })
+}
+
+fn put_epoch(out: &mut impl BufMut, epoch: Epoch) {
+    out.put_u64_le(epoch.number);
+    out.put_u64_le(epoch.node.0);
+}
+
+fn take_epoch(fields: &mut impl Buf) -> Epoch {
+    Epoch {
+        number: fields.get_u64_le(),
+        node: NodeId(fields.get_u64_le()),
+    }
 }
 
 #[cfg(test)]
@@ -331,6 +354,7 @@ mod tests {
             config: u32::try_from(number).unwrap(),
             commit: LogIndex(number * 10 - 1),
             truncated_from: None,
+            lost: None,
         }
     }
 
@@ -419,14 +443,14 @@ mod tests {
         let path = SeatFile::path_in(directory.path());
         let mut bytes = std::fs::read(&path).unwrap();
         for slot in [0, usize::try_from(SLOT_DISTANCE).unwrap()] {
-            bytes[slot + 8] = 2;
+            bytes[slot + 8] = 3;
             let crc = crc32c::crc32c(&bytes[slot..slot + CHECKED_BYTES]);
             bytes[slot + CHECKED_BYTES..slot + SLOT_BYTES].copy_from_slice(&crc.to_le_bytes());
         }
         std::fs::write(&path, bytes).unwrap();
         let newer = open(directory.path()).unwrap_err();
         assert!(
-            matches!(newer, StorageError::FormatTooNew { found: 2, .. }),
+            matches!(newer, StorageError::FormatTooNew { found: 3, .. }),
             "{newer}"
         );
     }

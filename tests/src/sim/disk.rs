@@ -3,7 +3,7 @@
 
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::types::{Epoch, LogIndex, Seq};
-use rdb_server::protocol::{Durable, EpochRun, Lost, PersistTicket};
+use rdb_server::protocol::{Durable, EpochRun, PersistTicket};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -34,8 +34,10 @@ pub struct Disk {
     commit: LogIndex,
     /// An entry that cannot be read, which nobody knows before it is.
     rotten: Option<LogIndex>,
-    /// What is noted of entries that were lost by that.
-    lost: Option<Lost>,
+    /// The promise of when entries were found to be lost by that, until they are made good.
+    lost: Option<Epoch>,
+    /// Those entries, of which its node knows nothing.
+    gone: Vec<Arc<Entry>>,
 }
 
 fn place(index: LogIndex) -> usize {
@@ -175,12 +177,8 @@ impl Disk {
         let Some(rotten) = self.rotten.take().filter(|index| *index <= self.last()) else {
             return false;
         };
-        let before = self.lost.map_or(LogIndex::ZERO, |lost| lost.last);
-        self.lost = Some(Lost {
-            last: self.last().max(before),
-            promised: self.promised,
-        });
-        self.log.truncate(place(rotten.previous()));
+        self.lost = Some(self.promised);
+        self.gone.extend(self.log.drain(place(rotten.previous())..));
         self.commit = self.commit.min(self.last());
         true
     }
@@ -190,19 +188,25 @@ impl Disk {
         self.rotten.is_some_and(|index| first <= index && index <= last)
     }
 
+    /// Whether something cannot be read that nobody has tried to read.
+    pub const fn is_rotting(&self) -> bool {
+        self.rotten.is_some()
+    }
+
     /// Whether something cannot be read, or was lost by that and is not there again.
     pub const fn is_damaged(&self) -> bool {
         self.rotten.is_some() || self.lost.is_some()
     }
 
-    /// Whether the entry may have been here, durably, and be among those that were lost.
-    pub fn may_have_lost(&self, index: LogIndex) -> bool {
-        self.lost.is_some_and(|lost| index <= lost.last)
+    /// Whether the entry was here, durably, and is among those that were lost.
+    pub fn has_lost(&self, entry: &Entry) -> bool {
+        self.gone.iter().any(|gone| **gone == *entry)
     }
 
     /// What was lost is there again.
     pub fn repaired(&mut self) {
         self.lost = None;
+        self.gone.clear();
     }
 
     /// Writes that are not synced.
@@ -308,14 +312,12 @@ mod tests {
         disk.crash(1, None, 0);
         disk.rot(LogIndex(3));
         assert!(disk.open());
-        let lost = |last| Lost {
-            last: LogIndex(last),
-            promised: Epoch::ZERO,
-        };
-        assert_eq!((epochs(&disk), disk.lost), (vec![1, 2], Some(lost(4))));
+        let third = Entry::clone(disk.gone.first().unwrap());
+        assert_eq!((epochs(&disk), disk.lost), (vec![1, 2], Some(Epoch::ZERO)));
         disk.rot(LogIndex(2));
         assert!(disk.open());
-        assert_eq!((epochs(&disk), disk.lost), (vec![1], Some(lost(4))));
+        assert_eq!((epochs(&disk), disk.gone.len()), (vec![1], 3));
+        assert!(disk.has_lost(&third));
         assert!(!disk.open());
     }
 

@@ -227,10 +227,11 @@ impl World {
             member.is_some_and(|member| member.disk.is_damaged())
         };
         // Of all nodes that have a part in the seat: members change, and those of later are then among these.
-        let damaged = (0..self.nodes.len()).filter(is_damaged).count();
-        let durable = self.nodes[node].members[&seat].disk.durable().get();
-        let is_one_too_many = damaged + 2 > self.plan.writes || is_damaged(&node);
-        if is_one_too_many || durable == 0 {
+        let others = (0..self.nodes.len()).filter(|place| *place != node);
+        let damaged = others.filter(is_damaged).count();
+        let disk = &self.nodes[node].members[&seat].disk;
+        let durable = disk.durable().get();
+        if damaged + 2 > self.plan.writes || disk.is_rotting() || durable == 0 {
             return;
         }
         // The last ones are those that may not be committed.

@@ -494,7 +494,7 @@ impl World {
             member.is_some_and(|member| {
                 let is_here = member.disk.durable() >= last && member.disk.entry(last) == newest.as_ref();
                 // It acknowledged the entry before it lost it.
-                is_here || member.disk.may_have_lost(last)
+                is_here || newest.as_ref().is_some_and(|newest| member.disk.has_lost(newest))
             })
         };
         let durable = members.iter().filter(has).count();

@@ -78,7 +78,7 @@ impl SeatDriver {
                 // A join error means a panic there, which has ended the process.
                 let entries = reading.await.unwrap_or_else(|_panic| Ok(vec![]));
                 match entries {
-                    // The system could not read now, which says nothing about what is on the disk.
+                    // The system could not read now, which says nothing about what is on the disk. Damage has ended the process.
                     Err(error) if !matches!(error, StorageError::Damaged { .. }) => {
                         tracing::warn!(%error, "entries for another member cannot be read; trying again");
                         clock::sleep(READ_AGAIN_AFTER).await;

@@ -16,7 +16,6 @@ mod segment;
 mod tests;
 mod writer;
 
-pub use loss::Loss;
 pub use reader::{Block, Cursor, Frame, LogReader};
 pub use room::Admission;
 
@@ -47,8 +46,8 @@ use writer::{Request, Shared, Writer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub u64);
 
-/// What a log reports, from its own threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a log reports, from its own threads or those of its readers.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogEvent {
     /// This change, and all before it, are on stable storage.
     Persisted(Ticket),
@@ -63,9 +62,12 @@ pub enum LogEvent {
     },
     /// [`SeatLog::admit`] may answer differently now: more disk was claimed, or claiming failed.
     RoomChanged,
+    /// A reader met damage; with file and offset, in words. It gets the error, too.
+    Unreadable(String),
 }
 
-/// Receives what a log reports. Called on the log's threads, and where an [`Admission`] is dropped: must not block.
+/// Receives what a log reports. Called on the log's threads, by readers, and where an [`Admission`] is dropped: must
+/// not block.
 pub type OnLogEvent = Box<dyn Fn(LogEvent) + Send + Sync>;
 
 /// Bounds of one log.
@@ -117,8 +119,9 @@ pub struct Opened {
     pub durable: LogIndex,
     /// Highest commit index that was noted; lags behind the real one.
     pub commit: LogIndex,
-    /// What was durable and is lost. Everything else here tells of the log as it is before that.
-    pub lost: Option<Loss>,
+    /// The epoch that was promised when it was found that entries were lost, until [`SeatLog::forget_loss`]. Everything
+    /// else here tells of the log as it is without them.
+    pub lost: Option<Epoch>,
     /// The damage that was found now, with file and offset; `None` when there is none, or it was found before.
     pub damage: Option<String>,
 }
@@ -188,9 +191,9 @@ impl SeatLog {
     ) -> Result<(Self, Opened), StorageError> {
         let recovered = open::recover(directory, identity, settings.is_replicated)?;
         let opened = recovered.opened.clone();
-        let segments = Arc::new(Segments::new(recovered.segments.clone()));
-        let commit = Arc::new(AtomicU64::new(opened.commit.get()));
         let on_event = Arc::new(on_event);
+        let segments = Arc::new(Segments::new(recovered.segments.clone(), Arc::clone(&on_event)));
+        let commit = Arc::new(AtomicU64::new(opened.commit.get()));
         let segment_bytes = settings.segment_bytes;
         let (current, extent) = extent_of(&recovered, &settings)?;
         let room = Arc::new(Room::new(

@@ -9,16 +9,16 @@
 //!          walked              stop    searched
 //! |head|frame|frame|frame|frame|?????|frame durable=4|.........zeros|
 //!                               │           └ 4 entries were durable; the 5th was not: torn, cut
-//!                               └ entry 5   └ durable=5 would mean: damaged, refuse
+//!                               └ entry 5   └ durable=5 would mean: damaged
 //! ```
 //!
 //! Nothing is changed before it is decided that nothing is damaged, or that what is can be had again from other members:
-//! then the log ends before the damage, and it is noted what it lacks ([`super::loss`]). Then the rest behind the stop is zeroed and
-//! synced, so that no frame of it can be taken for a later one, and everything that is left is synced: it may have
-//! been in memory only, and from now on it counts as durable.
+//! then the log ends before the damage, and knows that it lacks something ([`super::loss`]). Then the rest behind the
+//! stop is zeroed and synced, so that no frame of it can be taken for a later one, and everything that is left is
+//! synced: it may have been in memory only, and from now on it counts as durable.
 
 use super::frame::{self, Found, FrameHead, HeadProblem, Seed, SegmentHead};
-use super::loss::{self, Loss};
+use super::loss;
 use super::segment::{Identity, Point, SEGMENT_HEAD, Segment, SegmentFile, Tail, numbers_in, path_of};
 use super::{Opened, reader};
 use crate::limits::{FRAME_BYTES_MAX, LOG_STRAY_BYTES_MAX};
@@ -61,12 +61,11 @@ pub(super) fn recover(
     make_directory(directory)?;
     let numbers = numbers_in(directory)?;
     let mut seat_file = open_seat_file(directory, identity, &numbers)?;
-    let mut lost = Loss::read(directory)?;
     let state = seat_file.state();
     let mut walk = Walk::new(directory, identity, state.truncated_from);
     walk.run(&numbers, seat_file.is_fresh())?;
     let strays = walk.strays()?;
-    let durable = known_durable(&walk, strays.durable, state);
+    let durable = known_durable(&walk, strays, state);
     // A log that was open once has its first segment, whose head is never written again.
     let lost_its_beginning = walk.segments.is_empty() && !seat_file.is_fresh();
     let is_damaged =
@@ -76,28 +75,23 @@ pub(super) fn recover(
         if !is_replicated {
             return Err(damage);
         }
-        let before = lost.map_or(LogIndex::ZERO, |lost| lost.last);
-        let found = Loss {
-            last: durable.max(strays.last).max(before),
-            promised: state.promised,
-        };
-        found.write(directory)?;
         let ended = seat_file.end_at(walk.tail.index);
         ended.map_err(StorageError::io("write", seat_file.path()))?;
-        loss::put_aside(&mut walk)?;
-        walk.damage = Some(damage.to_string());
-        lost = Some(found);
-    }
-    if let Some(Loss { last, .. }) = lost
-        && !is_replicated
-    {
-        return Err(StorageError::Damaged {
-            file: loss::path_in(directory),
-            offset: 0,
-            damage: Damage::Lost { last },
+        walk.damage = Some(match loss::put_aside(&mut walk)? {
+            None => damage.to_string(),
+            Some(error) => format!("{damage}; what is left of it could not be kept: {error}"),
         });
     }
-    walk.finish(seat_file, lost)
+    if seat_file.state().lost.is_some() && !is_replicated {
+        return Err(StorageError::Damaged {
+            file: seat_file.path().to_owned(),
+            offset: 0,
+            damage: Damage::Lost {
+                last: walk.tail.index,
+            },
+        });
+    }
+    walk.finish(seat_file)
 }
 
 /// Entries up to this one were on stable storage, by all that is known.
@@ -168,24 +162,6 @@ pub(super) struct Walk<'a> {
     later: Vec<Later>,
     /// The damage that was found, in words.
     damage: Option<String>,
-}
-
-/// What is found behind the stop.
-#[derive(Debug, Clone, Copy, Default)]
-struct Strays {
-    /// Highest durable note in a frame.
-    durable: LogIndex,
-    /// The last entry that was written.
-    last: LogIndex,
-}
-
-impl Strays {
-    fn or(self, other: Self) -> Self {
-        Self {
-            durable: self.durable.max(other.durable),
-            last: self.last.max(other.last),
-        }
-    }
 }
 
 impl<'a> Walk<'a> {
@@ -331,13 +307,13 @@ impl<'a> Walk<'a> {
         Ok((offset, end))
     }
 
-    /// What any frame behind the stop tells.
-    fn strays(&self) -> Result<Strays, StorageError> {
+    /// Highest durable note in any frame behind the stop.
+    fn strays(&self) -> Result<LogIndex, StorageError> {
         let mut budget = LOG_STRAY_BYTES_MAX;
         let expected = self.tail.index.next();
-        let mut found = Strays::default();
+        let mut highest = LogIndex::ZERO;
         if let Some(segment) = self.segments.last() {
-            found = strays_in(&segment.file, segment.seed, self.stop.0, expected, &mut budget)?;
+            highest = strays_in(&segment.file, segment.seed, self.stop.0, expected, &mut budget)?;
         }
         for later in &self.later {
             let Later::Found { file, head } = later else {
@@ -348,12 +324,9 @@ impl<'a> Walk<'a> {
                 // The write that took the segment into use may be what was lost of it.
                 Some(_) | None => self.identity.head(file.number, expected).encode().1,
             };
-            found = found.or(strays_in(file, seed, SEGMENT_HEAD, expected, &mut budget)?);
-            // A segment is taken into use with the entry after the last of the one before.
-            let first = head.map_or(LogIndex::ZERO, |(head, _)| head.first);
-            found.last = found.last.max(first.previous());
+            highest = highest.max(strays_in(file, seed, SEGMENT_HEAD, expected, &mut budget)?);
         }
-        Ok(found)
+        Ok(highest)
     }
 
     const fn is_cut_short(&self) -> bool {
@@ -386,7 +359,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Cuts what is behind the stop, makes the rest durable and notes that it is.
-    fn finish(mut self, mut seat_file: SeatFile, lost: Option<Loss>) -> Result<Recovered, StorageError> {
+    fn finish(mut self, mut seat_file: SeatFile) -> Result<Recovered, StorageError> {
         let last_time = self.last_time()?;
         let (spare, mut cut_bytes) = self.drop_later()?;
         if let Some(segment) = self.segments.last() {
@@ -423,7 +396,7 @@ impl<'a> Walk<'a> {
             config: state.config,
             durable: state.durable,
             commit: state.commit,
-            lost,
+            lost: state.lost,
             damage: self.damage.take(),
         };
         Ok(Recovered {
@@ -508,16 +481,16 @@ fn cut(file: &SegmentFile, offset: u64) -> Result<u64, StorageError> {
     Ok(end.saturating_sub(offset))
 }
 
-/// What any frame at or after `from` tells.
+/// Highest durable note in any frame at or after `from`.
 fn strays_in(
     file: &SegmentFile,
     seed: Seed,
     from: u64,
     expected: LogIndex,
     budget: &mut u64,
-) -> Result<Strays, StorageError> {
+) -> Result<LogIndex, StorageError> {
     let Some(end) = file.last_nonzero(from)? else {
-        return Ok(Strays::default());
+        return Ok(LogIndex::ZERO);
     };
     // A frame's padding may end in zeros behind the last byte that is none.
     let length = as_usize(frame::padded(end.saturating_sub(from)));
@@ -527,16 +500,13 @@ fn strays_in(
         from,
         length.saturating_add(as_usize(u64::from(FRAME_BYTES_MAX))),
     )?;
-    let mut found = Strays::default();
+    let mut highest = LogIndex::ZERO;
     let mut at = 0;
     while let Some(rest) = bytes.get(at..).filter(|_| at < length) {
         let offset = from.saturating_add(as_u64(at));
         let step = match look_for(rest, seed, offset, expected) {
             Found::Frame(head) => {
-                found = found.or(Strays {
-                    durable: head.durable,
-                    last: head.index,
-                });
+                highest = highest.max(head.durable);
                 head.size()
             }
             Found::Bad { checked } => {
@@ -550,7 +520,7 @@ fn strays_in(
         }
         at = at.saturating_add(as_usize(step));
     }
-    Ok(found)
+    Ok(highest)
 }
 
 /// Looks for a frame of an entry that can stand behind a stop before `expected`. Nearly all bytes that are none

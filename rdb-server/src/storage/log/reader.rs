@@ -6,6 +6,7 @@
 
 use super::frame::{self, FRAME_HEAD_BYTES, Found, FrameHead, SEGMENT_HEAD_BYTES};
 use super::segment::{Point, Segment, SegmentFile, Tail};
+use super::{LogEvent, OnLogEvent};
 use crate::limits::{LOG_BLOCK_BYTES, LOG_POINT_BYTES};
 use crate::storage::StorageError;
 use crate::storage::error::Damage;
@@ -61,21 +62,32 @@ pub struct Block {
 }
 
 /// The segments in use, ascending; at least one.
-#[derive(Debug)]
-pub(super) struct Segments(Mutex<Vec<Arc<Segment>>>);
+pub(super) struct Segments {
+    list: Mutex<Vec<Arc<Segment>>>,
+    on_event: Arc<OnLogEvent>,
+}
+
+impl fmt::Debug for Segments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Segments").field(&self.list).finish()
+    }
+}
 
 impl Segments {
-    pub(super) fn new(segments: Vec<Arc<Segment>>) -> Self {
-        Self(Mutex::new(segments))
+    pub(super) fn new(segments: Vec<Arc<Segment>>, on_event: Arc<OnLogEvent>) -> Self {
+        Self {
+            list: Mutex::new(segments),
+            on_event,
+        }
     }
 
     pub(super) fn push(&self, segment: Arc<Segment>) {
-        lock(&self.0).push(segment);
+        lock(&self.list).push(segment);
     }
 
     /// Removes and returns those behind the one that `index` stands in or would be appended to.
     pub(super) fn split_after(&self, index: LogIndex) -> Vec<Arc<Segment>> {
-        let mut segments = lock(&self.0);
+        let mut segments = lock(&self.list);
         let keep = segments
             .partition_point(|segment| segment.first() <= index)
             .max(1);
@@ -89,7 +101,7 @@ impl Segments {
     /// The last remembered place of which `is_before` holds, with its segment; the log's beginning when it holds
     /// of none. It must hold of all places up to some one and of none behind it.
     fn place(&self, is_before: impl Fn(&Tail) -> bool) -> Option<(Arc<Segment>, Point)> {
-        let segments = lock(&self.0);
+        let segments = lock(&self.list);
         let behind = segments.partition_point(|segment| is_before(&segment.before));
         let segment = segments.get(behind.saturating_sub(1))?;
         Some((Arc::clone(segment), segment.point(is_before)))
@@ -258,7 +270,12 @@ impl Cursor {
             let Some((segment, offset)) = self.locate() else {
                 return Ok(None);
             };
-            let (frames, offset) = self.read_block(&segment, offset, commit, block_bytes)?;
+            let block = self.read_block(&segment, offset, commit, block_bytes);
+            let (frames, offset) = block.inspect_err(|error| {
+                if matches!(error, StorageError::Damaged { .. }) {
+                    (self.segments.on_event)(LogEvent::Unreadable(error.to_string()));
+                }
+            })?;
             self.place = Some((segment, offset));
             if !frames.is_empty() {
                 return Ok(Some(Block { frames }));

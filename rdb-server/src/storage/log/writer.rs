@@ -10,7 +10,6 @@
 //! what is not so.
 
 use super::frame::{self, FrameHead};
-use super::loss;
 use super::open::Recovered;
 use super::reader::{LogReader, Segments};
 use super::room::{Claimed, Disk, Extent, Room};
@@ -193,7 +192,12 @@ impl Writer {
             }
             Request::ForgetLoss => {
                 self.complete(persisted);
-                self.forget_loss();
+                let state = SeatState {
+                    lost: None,
+                    ..self.marks()
+                };
+                // Lost with its slot, it is found out again when the next entry comes.
+                self.write_seat(state, Care::One);
                 false
             }
             Request::Close => true,
@@ -398,14 +402,6 @@ impl Writer {
     fn note_marks(&mut self) {
         self.write_seat(self.marks(), Care::One);
         self.noted_at = clock::monotonic();
-    }
-
-    fn forget_loss(&self) {
-        if let Some(directory) = self.seat_file.path().parent()
-            && let Err(error) = loss::forget(directory)
-        {
-            end("forgetting what was lost of", directory, 0, &error);
-        }
     }
 
     fn write_seat(&mut self, state: SeatState, care: Care) {
