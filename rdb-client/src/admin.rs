@@ -17,6 +17,23 @@ pub struct MemberMove {
     pub joins: u64,
 }
 
+/// How etcd was put right after it was restored from a backup, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EtcdRestored {
+    /// How often the database was put right.
+    pub generation: u64,
+    /// What the counter is set to: seqs go on above it.
+    pub counter: u64,
+    /// Whether etcd was behind what the nodes have seen of it.
+    pub behind: bool,
+    /// Names of the nodes that told what they have seen.
+    pub told: Vec<String>,
+    /// Names of those that did not.
+    pub silent: Vec<String>,
+    /// Groups of which too few members told.
+    pub groups_unheard: Vec<u32>,
+}
+
 impl Client {
     /// Gives a seat to another member of its group, named by node. With `is_dry_run` nothing is done, here and below.
     ///
@@ -90,5 +107,30 @@ impl Client {
             async move { attempt.node.admin().remove(request).await }
         };
         self.call(CallKind::Write, None, make).await.map(drop)
+    }
+
+    /// Says that etcd was restored from a backup: it is put right by what all nodes have seen of it, and seqs go on far
+    /// above all that were given. `is_anyway`: also when too few members of a group tell what they have seen.
+    ///
+    /// # Errors
+    /// `ORDER_REFUSED`, `COORDINATOR_AWAY`, and as for every write. Saying it twice does no harm.
+    pub async fn etcd_restored(&self, is_anyway: bool, is_dry_run: bool) -> Result<EtcdRestored, Error> {
+        let make = |attempt: Attempt| {
+            let request = attempt.request(v1::EtcdRestoredRequest {
+                dry_run: is_dry_run,
+                anyway: is_anyway,
+            });
+            async move { attempt.node.admin().etcd_restored(request).await }
+        };
+        let (answer, _attempts) = self.call(CallKind::Write, None, make).await?;
+        let done = answer.into_inner();
+        Ok(EtcdRestored {
+            generation: done.generation,
+            counter: done.counter,
+            behind: done.behind,
+            told: done.told,
+            silent: done.silent,
+            groups_unheard: done.groups_unheard,
+        })
     }
 }

@@ -50,7 +50,7 @@ mod subscribe;
 pub mod tasks;
 mod write;
 
-pub use admin::MemberMove;
+pub use admin::{EtcdRestored, MemberMove};
 pub use append_stream::{Appender, AppenderOptions, PendingAppend};
 pub use connect::Client;
 pub use consumer::{Consumer, ConsumerOptions, SubscriptionStatus};

@@ -328,8 +328,11 @@ pub const SEEN_WRITTEN_EVERY: Duration = Duration::from_secs(1);
 /// For how long the judging of an etcd is nobody's concern: after that, operators are told what it waits for.
 pub const GUARD_TOLD_AFTER: Duration = Duration::from_secs(2);
 
-/// Changes of seats and groups in one txn; etcd takes 128 operations in one, by default.
-pub const ETCD_TXN_OPERATIONS_MAX: usize = 100;
+/// How often an operator's word that etcd was restored is acted on anew, when seats or members change meanwhile.
+pub const RESTORED_TRIES_MAX: usize = 5;
+
+/// Groups that one txn puts right, with up to five operations each; etcd takes 128 in one, by default.
+pub const RESTART_GROUPS_MAX: usize = 20;
 
 /// How long a call to etcd may take.
 pub const ETCD_CALL_TIMEOUT: Duration = Duration::from_secs(2);

@@ -270,6 +270,16 @@ impl Api {
         Ok(())
     }
 
+    /// Says that etcd was restored.
+    pub async fn etcd_restored(
+        &mut self,
+        request: v1::EtcdRestoredRequest,
+    ) -> Answer<v1::EtcdRestoredResponse> {
+        Ok(soon("etcd put right", self.admin.etcd_restored(request))
+            .await?
+            .into_inner())
+    }
+
     /// Subscribes to everything after a seq.
     pub async fn subscribe(&mut self, after: u64) -> Answer<Changes> {
         self.subscribe_request(v1::SubscribeRequest {

@@ -715,6 +715,7 @@ async fn etcd_is_put_right_once() {
         to.members.get_mut(&SEAT.group).unwrap().number = 7;
         Restart {
             compares: before.generation,
+            as_of: before.revision,
             to,
         }
     };
@@ -730,6 +731,39 @@ async fn etcd_is_put_right_once() {
     assert_eq!(allocate(&node, 1).await.first, Seq(1_001));
     let key = holder(&node, None).await;
     assert_eq!(win(&node, key).await.number, 41);
+}
+
+/// Members that changed since etcd was read are not taken back: what was committed since rests on the new ones.
+#[tokio::test]
+async fn etcd_is_not_put_right_by_what_is_out_of_date() {
+    let Some(etcd) = Etcd::start_or_skip().await else {
+        return;
+    };
+    let node = join(etcd.settings("n1")).await;
+    placed(&node).await;
+    let session = node.begin_session(0).await.unwrap();
+    let before = session.progress().await.unwrap();
+    let restart = |as_of| {
+        let mut to = before.clone();
+        to.generation += 1;
+        to.counter = Seq(1_000);
+        Restart {
+            compares: before.generation,
+            as_of,
+            to,
+        }
+    };
+    let key = "/rdb/test/groups/0/members";
+    let mut members: serde_json::Value =
+        serde_json::from_str(&etcd.ctl(&["get", "--print-value-only", key]).await).unwrap();
+    members["number"] = 2.into();
+    etcd.ctl(&["put", key, &members.to_string()]).await;
+    session.restart(&restart(before.revision)).await.unwrap();
+    let now = session.progress().await.unwrap();
+    assert_eq!(now.members[&SEAT.group].number, 2);
+    assert_eq!((now.generation, now.counter), (before.generation, before.counter));
+    session.restart(&restart(now.revision)).await.unwrap();
+    assert_eq!(session.progress().await.unwrap().counter, Seq(1_000));
 }
 
 /// Numbers that are asked for one after the other; how many requests failed.

@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 use rdb_proto::reason::Reason;
+use rdb_proto::v1;
 use rdb_tests::checkers::judge;
 use rdb_tests::cluster::Cluster;
 use rdb_tests::time::{pause, soon};
@@ -14,6 +15,11 @@ use std::collections::BTreeSet;
 
 /// By how much numbers leap at least when etcd is put right.
 const LEAP: u64 = 1 << 40;
+
+/// What an operator says: only to be told what would come of it, and whoever is silent.
+const fn restored(dry_run: bool, anyway: bool) -> v1::EtcdRestoredRequest {
+    v1::EtcdRestoredRequest { dry_run, anyway }
+}
 
 /// Stops etcd, copies its data, and starts it again.
 async fn back_up(cluster: &mut Cluster) -> tempfile::TempDir {
@@ -223,4 +229,64 @@ async fn the_members_of_now_outlast_an_older_copy_of_etcd() {
     judge(&record, &all).unwrap();
     assert!(all.last().unwrap().seq.get() > LEAP);
     assert_eq!(cluster.events(stay[1]).await, all);
+}
+
+/// A copy so young that nobody notices: numbers leap since an operator says so, under load, and nothing else changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_who_says_that_etcd_was_restored_is_believed() {
+    let mut cluster = Cluster::start(3, &[]).await;
+    cluster.until_led(true).await;
+    let load = cluster.load(64);
+    load.more(50).await;
+    let mut api = cluster.api(1).await;
+    let planned = api.etcd_restored(restored(true, false)).await.unwrap();
+    assert_eq!((planned.generation, planned.behind), (2, false));
+    assert_eq!(planned.told.len(), 3);
+    assert!(planned.silent.is_empty() && planned.groups_unheard.is_empty());
+    assert!(planned.counter > LEAP);
+    load.more(20).await;
+    let before = cluster.status().await.counter;
+    assert!(before < LEAP, "dry: nothing happened");
+    let done = api.etcd_restored(restored(false, false)).await.unwrap();
+    assert_eq!(done.generation, 2);
+    assert!(done.counter >= before + LEAP);
+    load.more(100).await;
+    cluster.until_led(true).await;
+    let again = api.etcd_restored(restored(false, false)).await.unwrap();
+    assert_eq!(again.generation, 3);
+    assert!(again.counter > done.counter + LEAP);
+    load.more(50).await;
+    fail_over(&mut cluster, &load).await;
+    let all = cluster.judged(load, 150, &[0, 1, 2]).await;
+    assert!(all.last().unwrap().seq.get() > again.counter);
+    cluster.until("a healthy cluster", |status| status.healthy).await;
+}
+
+/// What a group knows of which too few members can be asked is missing: the order is refused, and names it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_is_not_put_right_without_a_group_unless_that_is_asked_for() {
+    let settings = [("SHARD_GROUPS", "2"), ("GROUP_SIZE", "1"), ("WRITES", "1")];
+    let mut cluster = Cluster::start(2, &settings).await;
+    let status = cluster.until_led(false).await;
+    let silent = cluster.leader(1, 0).await;
+    let of_it = |group: &&v1::GroupStatus| group.members == status.groups[1].members;
+    let groups: Vec<u32> = status.groups.iter().filter(of_it).map(|group| group.group).collect();
+    let mut api = cluster.api(1 - silent).await;
+    cluster.kill(silent).await;
+    let planned = api.etcd_restored(restored(true, false)).await.unwrap();
+    assert_eq!(planned.groups_unheard, groups);
+    assert_eq!(planned.silent, [format!("n{}", silent + 1)]);
+    let refused = api.etcd_restored(restored(false, false)).await.unwrap_err();
+    assert_eq!(refused.reason, Some(Reason::OrderRefused), "{refused:?}");
+    assert!(refused.message.contains("group"), "{refused:?}");
+    assert!(cluster.status().await.counter < LEAP, "nothing happened");
+    let done = api.etcd_restored(restored(false, true)).await.unwrap();
+    assert_eq!(done.groups_unheard, groups);
+    cluster.run(silent).await;
+    cluster.until("a healthy cluster", |status| status.healthy).await;
+    let mut api = cluster.api(silent).await;
+    for n in 0..20 {
+        let written = api.write(&format!("k{n}"), "after").await.unwrap();
+        assert!(written.seq > done.counter, "{written:?}");
+    }
 }

@@ -64,3 +64,19 @@ pub(super) async fn remove(
     api.node.remove(&node, dry_run).await?;
     Ok(v1::RemoveResponse {})
 }
+
+pub(super) async fn etcd_restored(
+    api: &Api,
+    request: Request<v1::EtcdRestoredRequest>,
+) -> Result<v1::EtcdRestoredResponse, CallError> {
+    let v1::EtcdRestoredRequest { dry_run, anyway } = request.into_inner();
+    let done = Box::pin(api.node.etcd_restored(anyway, dry_run)).await?;
+    Ok(v1::EtcdRestoredResponse {
+        generation: done.generation,
+        counter: done.counter.get(),
+        behind: done.is_behind,
+        told: done.told,
+        silent: done.silent,
+        groups_unheard: done.groups_unheard.iter().map(|group| group.0).collect(),
+    })
+}

@@ -242,4 +242,12 @@ impl Admin for Api {
     ) -> Result<Response<v1::RemoveResponse>, Status> {
         self.call(Method::Remove, admin::remove(self, request)).await
     }
+
+    async fn etcd_restored(
+        &self,
+        request: Request<v1::EtcdRestoredRequest>,
+    ) -> Result<Response<v1::EtcdRestoredResponse>, Status> {
+        self.call(Method::EtcdRestored, admin::etcd_restored(self, request))
+            .await
+    }
 }

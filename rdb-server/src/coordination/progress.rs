@@ -52,11 +52,14 @@ impl Progress {
     }
 }
 
-/// What puts a coordinator right that went back: all of it, IF its generation is still `compares`.
+/// What puts a coordinator right that went back: all of it, IF its generation is still `compares`, and no seat or group
+/// of it changed since it was at `as_of`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restart {
     /// The generation that it must have.
     pub compares: u64,
+    /// Its revision when it was read.
+    pub as_of: u64,
     /// What it gets; the revision stands for nothing. Seats and groups that are not named stay as they are.
     pub to: Progress,
 }

@@ -65,7 +65,7 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
     }
     // After the last: what it tells others includes what all logs hold.
     members.spawn(guard.run());
-    let handle = Handle::new(Shared::new(&settings, &members));
+    let handle = Handle::new(Shared::new(&settings, &members, Some(guarded)));
     handle.watch_mark();
     let node = Node { handle, members };
     node.members.spawn(follow(Arc::clone(&node.members)));

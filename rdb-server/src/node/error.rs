@@ -6,7 +6,7 @@ use crate::protocol::{KeyState, Refusal};
 use crate::storage::StorageError;
 use rdb_proto::event::Expectation;
 use rdb_proto::reason::Reason;
-use rdb_proto::types::{EventId, KeyName, SeatId, Seq};
+use rdb_proto::types::{EventId, GroupId, KeyName, SeatId, Seq};
 use std::path::PathBuf;
 use thiserror::Error;
 use uuid::Uuid;
@@ -88,6 +88,17 @@ pub enum NodeError {
     /// An operator's order was not written down.
     #[error("the order is not written down: {0}")]
     NotOrdered(#[source] CoordinationError),
+    /// Too few members of these groups told what they have seen of etcd.
+    #[error("too few members of {} tell what they have seen of etcd; silent: {}", Groups(groups), silent.join(", "))]
+    GroupsUnheard {
+        /// The groups.
+        groups: Vec<GroupId>,
+        /// Names of all nodes that do not tell.
+        silent: Vec<String>,
+    },
+    /// etcd cannot be read now, or what is there is not this database.
+    #[error("etcd cannot be read: {0}")]
+    EtcdUnread(#[source] CoordinationError),
     /// The counter cannot be read now.
     #[error("the counter cannot be read: {0}")]
     CounterUnread(#[source] CoordinationError),
@@ -155,6 +166,15 @@ impl std::fmt::Display for Stands<'_> {
     }
 }
 
+struct Groups<'a>(&'a [GroupId]);
+
+impl std::fmt::Display for Groups<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.len() == 1 { "group" } else { "groups" })?;
+        self.0.iter().try_for_each(|group| write!(f, " {group}"))
+    }
+}
+
 struct Why<'a>(&'a Refusal);
 
 impl std::fmt::Display for Why<'_> {
@@ -200,12 +220,13 @@ impl NodeError {
                 refusal: Refusal::NoNumbers,
                 ..
             }
+            | Self::EtcdUnread(_)
             | Self::CounterUnread(_) => Reason::CoordinatorAway,
             Self::NotHere(_) | Self::Address(_) => Reason::NotMember,
             Self::UnknownNode(_) => Reason::NodeUnknown,
-            Self::OrderRefused(_) | Self::NotOrdered(CoordinationError::Changed { .. }) => {
-                Reason::OrderRefused
-            }
+            Self::OrderRefused(_)
+            | Self::GroupsUnheard { .. }
+            | Self::NotOrdered(CoordinationError::Changed { .. }) => Reason::OrderRefused,
             // An order may be written down all the same; asking again does no harm.
             Self::NotOrdered(_) | Self::Unknown(_) | Self::ChangeUnknown(_) => Reason::OutcomeUnknown,
             Self::SubscriptionUnknown(_) => Reason::SubscriptionUnknown,
@@ -273,9 +294,15 @@ impl NodeError {
                     ("free_bytes", free_bytes.to_string()),
                 ]
             }
-            Self::OrderRefused(_) | Self::NotOrdered(_) | Self::CounterUnread(_) | Self::ShuttingDown => {
-                Vec::new()
+            Self::GroupsUnheard { groups, .. } => {
+                let groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
+                vec![("groups", groups.join(","))]
             }
+            Self::OrderRefused(_)
+            | Self::NotOrdered(_)
+            | Self::EtcdUnread(_)
+            | Self::CounterUnread(_)
+            | Self::ShuttingDown => Vec::new(),
             Self::StreamEnded { resume_after } => vec![("resume_after", resume_after.to_string())],
             Self::SeqAhead { seq, resolved } | Self::NotResolved { seq, resolved } => {
                 vec![("seq", seq.to_string()), ("resolved", resolved.to_string())]

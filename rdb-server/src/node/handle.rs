@@ -12,6 +12,7 @@ use super::telemetry::Telemetry;
 use crate::cdc::Marks;
 use crate::clock;
 use crate::coordination::Coordinator;
+use crate::coordination::etcd::EtcdCoordinator;
 use crate::limits::IN_FLIGHT_BYTES_MAX;
 use crate::settings::Settings;
 use crate::storage::{DataDir, KeyIndex, LogReader};
@@ -64,11 +65,12 @@ pub(super) struct Shared {
     database_name: String,
     data_dir: Arc<DataDir>,
     pub(super) coordinator: Arc<dyn Coordinator>,
+    /// The same, in a cluster.
+    pub(super) etcd: Option<Arc<EtcdCoordinator>>,
     /// `SHARD_GROUPS`.
     pub(super) groups: u32,
     /// W.
     writes: u32,
-    is_standalone: bool,
     pub(super) seats: watch::Receiver<Arc<SeatMap>>,
     pub(super) marks: Arc<Marks>,
     /// Since when the change stream stands still.
@@ -76,14 +78,14 @@ pub(super) struct Shared {
     /// Who consumes the named subscriptions that are led here.
     pub(super) consumers: Consumers,
     telemetry: Arc<Telemetry>,
-    transport: Transport,
+    pub(super) transport: Transport,
     pub(super) tasks: Tasks,
     pub(super) in_flight: Arc<Semaphore>,
     started: Instant,
 }
 
 impl Shared {
-    pub(super) fn new(settings: &Settings, members: &Members) -> Self {
+    pub(super) fn new(settings: &Settings, members: &Members, etcd: Option<Arc<EtcdCoordinator>>) -> Self {
         let rooms = &members.rooms;
         Self {
             name: settings.node.clone(),
@@ -91,9 +93,9 @@ impl Shared {
             database_name: settings.db.clone(),
             data_dir: Arc::clone(&rooms.data_dir),
             coordinator: Arc::clone(&rooms.coordinator),
+            etcd,
             groups: settings.shard_groups,
             writes: settings.writes(),
-            is_standalone: settings.is_standalone(),
             seats: members.seats(),
             marks: Arc::clone(&rooms.marks),
             held: watch::Sender::new(None),
@@ -247,7 +249,7 @@ impl Handle {
 
     /// Whether it is alone, without etcd.
     pub fn is_standalone(&self) -> bool {
-        self.shared.is_standalone
+        self.shared.etcd.is_none()
     }
 
     /// W: members that a write waits for.

@@ -15,6 +15,7 @@ mod indexer;
 mod members;
 mod read;
 mod request;
+mod restored;
 mod route;
 mod seat_driver;
 mod slots;
@@ -33,6 +34,7 @@ pub use error::NodeError;
 pub use guarding::MemoryError;
 pub use handle::Handle;
 pub use history::HistoryPages;
+pub use restored::EtcdRestored;
 pub use request::{Append, At, Found, HistoryRange, KeyRange, Stored};
 pub use route::{Need, Peer, Route};
 pub use snapshot::KeyThen;
@@ -135,7 +137,7 @@ fn start_standalone(settings: &Settings) -> Result<Node, StartError> {
     for seat in seats {
         members.start(seat)?;
     }
-    let handle = Handle::new(Shared::new(settings, &members));
+    let handle = Handle::new(Shared::new(settings, &members, None));
     handle.watch_mark();
     Ok(Node {
         handle,

@@ -39,6 +39,7 @@ pub enum Method {
     Drain,
     Undrain,
     Remove,
+    EtcdRestored,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -39,11 +39,15 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct QuestionId(pub u64);
 
-/// The txn that puts a rolled back coordinator right: IF the generation is `compares` THEN all of it.
+/// The txn that puts a rolled back coordinator right: IF the generation is `compares`, and no seat or group changed
+/// since `as_of`, THEN all of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NewGeneration {
     /// The generation that the coordinator must have.
     pub compares: u64,
+    /// Revision of the state that it was made from: members that changed after it would be taken back, and with them
+    /// the quorum that later entries were committed by.
+    pub as_of: u64,
     /// The generation that it gets: above every one that was seen.
     pub generation: u64,
     /// What the counter is set to.
@@ -115,6 +119,56 @@ pub enum GuardEffect {
     WithoutGroups(Vec<GroupId>),
 }
 
+/// What nodes told of the coordinator, and who did.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Told {
+    /// W of every group.
+    pub writes: usize,
+    /// The higher of each that somebody told.
+    pub seen: Seen,
+    /// Who told.
+    pub by: BTreeSet<NodeId>,
+}
+
+impl Told {
+    fn is_whole(&self, membership: &Membership) -> bool {
+        !membership.members.is_empty()
+            && can_recover(membership, self.writes, |node| self.by.contains(&node))
+    }
+
+    /// Groups of which fewer than R members told: an event of theirs may be unknown to all who did.
+    pub fn silent_groups(&self) -> Vec<GroupId> {
+        let groups = self.seen.members.iter();
+        groups
+            .filter(|(_, membership)| !self.is_whole(membership))
+            .map(|(group, _)| *group)
+            .collect()
+    }
+
+    /// What puts a coordinator right that is in this state.
+    pub fn new_generation(&self, state: &Seen) -> NewGeneration {
+        let mut known = self.seen.clone();
+        known.merge(state);
+        let whole = known
+            .members
+            .into_iter()
+            .filter(|(_, membership)| self.is_whole(membership));
+        let members = whole.map(|(group, membership)| {
+            let number = membership.number.saturating_add(MEMBERSHIP_NUMBER_LEAP);
+            (group, Membership { number, ..membership })
+        });
+        NewGeneration {
+            compares: state.generation,
+            as_of: state.revision,
+            generation: known.generation.saturating_add(1),
+            counter: known.counter.plus(COUNTER_LEAP),
+            time: Timestamp(known.time.0.saturating_add(TIME_LEAP_MICROSECONDS)),
+            epochs: known.epochs,
+            members: members.collect(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Phase {
     Away,
@@ -134,13 +188,11 @@ enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Guard {
     me: NodeId,
-    writes: usize,
-    seen: Seen,
+    /// What this node has seen and was told, and who answered the question of this session.
+    told: Told,
     phase: Phase,
     /// The question of this session.
     asked: QuestionId,
-    /// Who answered it.
-    told: BTreeSet<NodeId>,
     connected_at: Tick,
     now: Tick,
     next: QuestionId,
@@ -151,11 +203,13 @@ impl Guard {
     pub fn new(me: NodeId, writes: usize, seen: Seen, first_question: QuestionId) -> Self {
         Self {
             me,
-            writes,
-            seen,
+            told: Told {
+                writes,
+                seen,
+                by: BTreeSet::new(),
+            },
             phase: Phase::Away,
             asked: first_question,
-            told: BTreeSet::new(),
             connected_at: Tick::default(),
             now: Tick::default(),
             next: first_question,
@@ -171,13 +225,13 @@ impl Guard {
     pub const fn generation(&self) -> u64 {
         match self.phase {
             Phase::Open { generation } => generation,
-            Phase::Away | Phase::Asking | Phase::Judging { .. } => self.seen.generation,
+            Phase::Away | Phase::Asking | Phase::Judging { .. } => self.told.seen.generation,
         }
     }
 
     /// What this node has seen: to keep on disk, and to tell who asks.
     pub const fn seen(&self) -> &Seen {
-        &self.seen
+        &self.told.seen
     }
 
     /// Applies one input. Never blocks, never fails.
@@ -186,14 +240,14 @@ impl Guard {
         match input {
             GuardInput::Tick => self.tick(effects),
             GuardInput::Connected(state) => {
-                self.seen.merge(&state);
+                self.told.seen.merge(&state);
                 self.begin_session(effects);
             }
             GuardInput::Disconnected => self.phase = Phase::Away,
             GuardInput::State { question, state } => self.state_read(question, state, effects),
             GuardInput::PeerSeen { from, question, seen } => {
-                self.seen.merge(&seen);
-                if question == self.asked && self.told.insert(from) {
+                self.told.seen.merge(&seen);
+                if question == self.asked && self.told.by.insert(from) {
                     self.judge_when_all_told(effects);
                 }
             }
@@ -209,7 +263,7 @@ impl Guard {
     fn begin_session(&mut self, effects: &mut Vec<GuardEffect>) {
         self.phase = Phase::Asking;
         self.asked = self.question();
-        self.told = BTreeSet::from([self.me]);
+        self.told.by = BTreeSet::from([self.me]);
         self.connected_at = self.now;
         self.ask(effects);
         self.judge_when_all_told(effects);
@@ -231,23 +285,10 @@ impl Guard {
 
     /// Asks who has not told yet, of the newest members known: of older ones at least one knows newer ones.
     fn ask(&self, effects: &mut Vec<GuardEffect>) {
-        let everybody = self.seen.members.values().flat_map(Membership::everybody);
-        let open: BTreeSet<NodeId> = everybody.filter(|node| !self.told.contains(node)).collect();
+        let everybody = self.told.seen.members.values().flat_map(Membership::everybody);
+        let open: BTreeSet<NodeId> = everybody.filter(|node| !self.told.by.contains(node)).collect();
         let question = self.asked;
         effects.extend(open.into_iter().map(|to| GuardEffect::AskSeen { to, question }));
-    }
-
-    fn has_told(&self, membership: &Membership) -> bool {
-        !membership.members.is_empty()
-            && can_recover(membership, self.writes, |node| self.told.contains(&node))
-    }
-
-    fn silent_groups(&self) -> Vec<GroupId> {
-        let groups = self.seen.members.iter();
-        groups
-            .filter(|(_, membership)| !self.has_told(membership))
-            .map(|(group, _)| *group)
-            .collect()
     }
 
     /// A group that lost all its disks must not stop the whole database: after a while it goes on without it. A
@@ -257,9 +298,9 @@ impl Guard {
     }
 
     fn judge_when_all_told(&mut self, effects: &mut Vec<GuardEffect>) {
-        let is_due = !self.is_patient() || self.silent_groups().is_empty();
+        let is_due = !self.is_patient() || self.told.silent_groups().is_empty();
         if self.phase == Phase::Asking && is_due {
-            self.read(Box::new(self.seen.clone()), effects);
+            self.read(Box::new(self.told.seen.clone()), effects);
         }
     }
 
@@ -284,7 +325,7 @@ impl Guard {
             return;
         };
         if state.is_below(seen) && !sabotage::is(Sabotage::RollbackUnguarded) {
-            let new = self.new_generation(&state);
+            let new = self.told.new_generation(&state);
             let question = self.question();
             if let Phase::Judging { reading, .. } = &mut self.phase {
                 *reading = Some(question);
@@ -293,8 +334,8 @@ impl Guard {
             return;
         }
         // It may name groups, or members, that nobody had told of.
-        self.seen.merge(&state);
-        let silent = self.silent_groups();
+        self.told.seen.merge(&state);
+        let silent = self.told.silent_groups();
         if !silent.is_empty() && self.is_patient() {
             self.phase = Phase::Asking;
             self.ask(effects);
@@ -308,33 +349,12 @@ impl Guard {
         }
     }
 
-    fn new_generation(&self, state: &Seen) -> NewGeneration {
-        let mut known = self.seen.clone();
-        known.merge(state);
-        let whole = known
-            .members
-            .into_iter()
-            .filter(|(_, membership)| self.has_told(membership));
-        let members = whole.map(|(group, membership)| {
-            let number = membership.number.saturating_add(MEMBERSHIP_NUMBER_LEAP);
-            (group, Membership { number, ..membership })
-        });
-        NewGeneration {
-            compares: state.generation,
-            generation: known.generation.saturating_add(1),
-            counter: known.counter.plus(COUNTER_LEAP),
-            time: Timestamp(known.time.0.saturating_add(TIME_LEAP_MICROSECONDS)),
-            epochs: known.epochs,
-            members: members.collect(),
-        }
-    }
-
     /// Somebody put the coordinator right behind this node's back: it was rolled back, and the numbers of the
     /// generation before are void.
     fn learned(&mut self, seen: &Seen, effects: &mut Vec<GuardEffect>) {
-        self.seen.merge(seen);
+        self.told.seen.merge(seen);
         if let Phase::Open { generation } = self.phase
-            && self.seen.generation > generation
+            && self.told.seen.generation > generation
         {
             self.begin_session(effects);
         }

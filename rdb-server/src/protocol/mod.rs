@@ -69,7 +69,7 @@ mod status;
 mod testing;
 
 pub use effect::{Effect, Outcome, Refusal, Written};
-pub use guard::{Guard, GuardEffect, GuardInput, NewGeneration, QuestionId};
+pub use guard::{Guard, GuardEffect, GuardInput, NewGeneration, QuestionId, Told};
 pub use input::{
     AllocationId, Input, KeyState, KnownEvent, LeaderKey, LogReadId, PersistTicket, Proposal, ProposalId,
     ReadId, Tick,

@@ -25,12 +25,19 @@ impl Transport {
         drop(self.shared.seen_asked.set(asked));
     }
 
-    /// Asks a node what it has seen. `None` when it cannot be reached, or does not answer in time.
+    /// Asks a node, which may be this one, what it has seen. `None` when it cannot be reached, or does not answer in
+    /// time.
     pub fn ask_seen(&self, to: NodeId) -> impl Future<Output = Option<Seen>> + Send + use<> {
         let address = self.peers.borrow().get(&to).map(|peer| peer.address().to_owned());
         let shared = Arc::clone(&self.shared);
         async move {
-            let asking = ask(&shared, to, address?);
+            let asking = async {
+                if to == shared.me.node {
+                    return own(&shared).await;
+                }
+                let unknown = || Status::unavailable("its address is not known");
+                ask(&shared, to, address.ok_or_else(unknown)?).await
+            };
             match clock::within(SEEN_ANSWER_TIMEOUT, Box::pin(asking)).await? {
                 Ok(seen) => Some(seen),
                 Err(status) => {
@@ -61,14 +68,18 @@ async fn ask(shared: &Shared, to: NodeId, address: String) -> Result<Seen, Statu
 
 /// Has the question of a node that is welcome answered.
 pub(super) async fn answer(shared: &Shared) -> Result<TellSeenResponse, Status> {
+    let seen = own(shared).await?;
+    Ok(TellSeenResponse {
+        answer: Some(Answer::Seen(to_wire(&seen))),
+    })
+}
+
+async fn own(shared: &Shared) -> Result<Seen, Status> {
     let closed = || Status::unavailable("this node does not tell what it has seen now");
     let asked = shared.seen_asked.get().ok_or_else(closed)?;
     let (reply, told) = oneshot::channel();
     asked.send(reply).await.map_err(|_closed| closed())?;
-    let seen = told.await.map_err(|_closed| closed())?;
-    Ok(TellSeenResponse {
-        answer: Some(Answer::Seen(to_wire(&seen))),
-    })
+    told.await.map_err(|_closed| closed())
 }
 
 fn to_wire(seen: &Seen) -> member::Seen {

@@ -1,13 +1,13 @@
-//! `admin`: members looked at and moved.
+//! `admin`: members looked at and moved, and an etcd that was restored.
 
-use crate::args::{AdminCommand, DrainArgs, MoveSeatArgs, NodeArgs, ReplaceArgs};
+use crate::args::{AdminCommand, DrainArgs, EtcdRestoredArgs, MoveSeatArgs, NodeArgs, ReplaceArgs};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::look::Look;
 use crate::output::notice;
 use crate::status::{has_members, table};
 use rdb_client::clock;
-use rdb_client::{GroupStatus, MemberMove, Status};
+use rdb_client::{EtcdRestored, GroupStatus, MemberMove, Status};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -74,6 +74,7 @@ pub(crate) async fn admin(context: &mut Context, command: AdminCommand) -> Resul
             };
             say_done(context, &node, dry_run, done)
         }
+        AdminCommand::EtcdRestored(args) => etcd_restored(context, args).await,
     }
 }
 
@@ -273,6 +274,50 @@ async fn wait_until_drained(context: &Context, node: &str) -> Result<(), Failure
         }
         clock::sleep(LOOK_AGAIN_AFTER).await;
     }
+}
+
+#[derive(Debug, Serialize)]
+struct RestoredLine {
+    dry_run: bool,
+    #[serde(flatten)]
+    done: EtcdRestored,
+}
+
+async fn etcd_restored(context: &mut Context, args: EtcdRestoredArgs) -> Result<(), Failure> {
+    let EtcdRestoredArgs { anyway, dry_run } = args;
+    let done = context.client().etcd_restored(anyway, dry_run).await;
+    let done = done.map_err(failed("put etcd right".to_owned()))?;
+    if context.output.is_json() {
+        context.output.json(&RestoredLine { dry_run, done })?;
+        return Ok(());
+    }
+    let EtcdRestored {
+        generation,
+        counter,
+        behind,
+        told,
+        silent,
+        groups_unheard,
+    } = done;
+    let output = &mut context.output;
+    let verb = if dry_run { "would get" } else { "has" };
+    output.text(format_args!(
+        "etcd {verb} generation {generation}; seqs {} on above {counter}",
+        if dry_run { "would go" } else { "go" }
+    ))?;
+    output.text(format_args!(
+        "it was {} what nodes have seen of it",
+        if behind { "behind" } else { "not behind" }
+    ))?;
+    output.text(format_args!("told: {}", told.join(", ")))?;
+    if !silent.is_empty() {
+        output.text(format_args!("silent: {}", silent.join(", ")))?;
+    }
+    for group in groups_unheard {
+        let but = if dry_run && !anyway { ": refused without --anyway" } else { "" };
+        output.text(format_args!("group {group}: too few of its members told{but}"))?;
+    }
+    Ok(())
 }
 
 fn say_done(context: &mut Context, node: &str, dry_run: bool, done: &str) -> Result<(), Failure> {

@@ -342,6 +342,17 @@ Examples:
 Examples:
   rdb-client admin remove n3")]
     Remove(NodeArgs),
+
+    /// Say that etcd was restored from a backup: no seq comes twice, and every seat is elected anew
+    ///
+    /// All nodes are asked what they have seen of etcd. Then one txn puts it right: seqs leap by 2^40, and epochs and
+    /// members go up to what was seen. That is done whether or not etcd looks older; where it was not needed, nothing
+    /// but the leap comes of it. It is refused while too few members of a group can be asked: have them up first.
+    #[command(before_help = "\
+Examples:
+  rdb-client admin etcd-restored --dry-run
+  rdb-client admin etcd-restored")]
+    EtcdRestored(EtcdRestoredArgs),
 }
 
 #[derive(Debug, Args)]
@@ -412,6 +423,17 @@ pub(crate) struct NodeArgs {
     pub(crate) node: String,
 
     /// Only say whether it could be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EtcdRestoredArgs {
+    /// Also when too few members of a group can be asked: what only the others have seen is not counted
+    #[arg(long)]
+    pub(crate) anyway: bool,
+
+    /// Only say what would be set, and who cannot be asked
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

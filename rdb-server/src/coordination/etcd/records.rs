@@ -42,8 +42,13 @@ impl Keys {
         format!("{}controller", self.prefix)
     }
 
+    /// All keys of the group begin with it.
+    pub(super) fn group(&self, group: GroupId) -> String {
+        format!("{}groups/{}/", self.prefix, group.0)
+    }
+
     pub(super) fn members(&self, group: GroupId) -> String {
-        format!("{}groups/{}/members", self.prefix, group.0)
+        format!("{}members", self.group(group))
     }
 
     pub(super) fn leaving(&self, node: NodeId) -> String {
@@ -63,8 +68,8 @@ impl Keys {
     }
 
     fn of_seat(&self, seat: SeatId, what: &str) -> String {
-        let (group, side) = (seat.group.0, seat.side.number());
-        format!("{}groups/{group}/seats/{side}/{what}", self.prefix)
+        let (group, side) = (self.group(seat.group), seat.side.number());
+        format!("{group}seats/{side}/{what}")
     }
 }
 

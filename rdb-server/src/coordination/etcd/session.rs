@@ -11,10 +11,12 @@ use super::{EtcdCoordinator, Shared, call, join};
 use crate::clock;
 use crate::coordination::CoordinationError;
 use crate::coordination::progress::{Progress, Restart};
-use crate::limits::{ETCD_TXN_OPERATIONS_MAX, TIME_LEAP_MICROSECONDS};
+use crate::limits::{RESTART_GROUPS_MAX, TIME_LEAP_MICROSECONDS};
 use etcd_client::{
     Client, Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
 };
+use rdb_proto::types::{GroupId, SeatId, Side};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -170,7 +172,7 @@ impl Session {
         Ok(mirror.progress())
     }
 
-    /// Puts etcd right. Whether that was done here or by another node, reading tells.
+    /// Puts etcd right. Whether that was done here or by another node, or not since something changed, reading tells.
     ///
     /// Seats and groups go first, a part at a time, and the generation last: whoever sees the new one sees all of it.
     /// Leader keys go too: who leads under an epoch that was given before learns it by that.
@@ -188,14 +190,21 @@ impl Session {
             let value = encode(&config(restart.compares));
             Compare::value(keys.config(), CompareOp::Equal, value)
         };
-        let mut operations = self.operations(&restart.to);
-        while !operations.is_empty() {
-            let rest = operations.split_off(operations.len().min(ETCD_TXN_OPERATIONS_MAX));
-            let txn = Txn::new().when([is_same()]).and_then(operations);
+        let to = &restart.to;
+        let groups = to.epochs.keys().map(|seat| &seat.group).chain(to.members.keys());
+        let groups: BTreeSet<GroupId> = groups.copied().collect();
+        let groups: Vec<GroupId> = groups.into_iter().collect();
+        for part in groups.chunks(RESTART_GROUPS_MAX) {
+            let unchanged = part.iter().map(|group| self.unchanged(*group, restart.as_of));
+            let compares: Vec<Compare> = unchanged.chain([is_same()]).collect();
+            let operations: Vec<TxnOp> = part
+                .iter()
+                .flat_map(|group| self.operations(*group, to))
+                .collect();
+            let txn = Txn::new().when(compares).and_then(operations);
             if !call(what, self.client.kv_client().txn(txn)).await?.succeeded() {
                 return Ok(());
             }
-            operations = rest;
         }
         let least = clock::utc_now().get().saturating_add(TIME_LEAP_MICROSECONDS);
         let counter = CounterRecord {
@@ -211,24 +220,31 @@ impl Session {
         call(what, self.client.kv_client().txn(txn)).await.map(drop)
     }
 
-    fn operations(&self, to: &Progress) -> Vec<TxnOp> {
+    /// Holds as long as no key of the group was written after this revision.
+    fn unchanged(&self, group: GroupId, since: u64) -> Compare {
+        let next = i64::try_from(since).unwrap_or(i64::MAX).saturating_add(1);
+        Compare::mod_revision(self.shared.keys.group(group), CompareOp::Less, next).with_prefix()
+    }
+
+    fn operations(&self, group: GroupId, to: &Progress) -> Vec<TxnOp> {
         let keys = &self.shared.keys;
-        let seats = to.epochs.iter().flat_map(|(seat, number)| {
+        let seats = Side::BOTH.map(|side| SeatId { group, side });
+        let seats = seats.into_iter().filter_map(|seat| {
             let epoch = EpochRecord {
                 format: FORMAT,
-                number: *number,
+                number: *to.epochs.get(&seat)?,
                 successor: None,
             };
-            [
-                TxnOp::put(keys.epoch(*seat), encode(&epoch), None),
-                TxnOp::delete(keys.leader(*seat), None),
-            ]
+            Some([
+                TxnOp::put(keys.epoch(seat), encode(&epoch), None),
+                TxnOp::delete(keys.leader(seat), None),
+            ])
         });
-        let groups = to.members.iter().map(|(group, membership)| {
+        let members = to.members.get(&group).map(|membership| {
             let record = MembersRecord::of(membership);
-            TxnOp::put(keys.members(*group), encode(&record), None)
+            TxnOp::put(keys.members(group), encode(&record), None)
         });
-        seats.chain(groups).collect()
+        seats.flatten().chain(members).collect()
     }
 }
 

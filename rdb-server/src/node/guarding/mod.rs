@@ -364,7 +364,7 @@ impl GuardDriver {
     }
 }
 
-fn seen_of(progress: Progress) -> Seen {
+pub(super) fn seen_of(progress: Progress) -> Seen {
     let Progress {
         generation,
         revision,
@@ -383,9 +383,10 @@ fn seen_of(progress: Progress) -> Seen {
     }
 }
 
-fn restart_of(new: NewGeneration) -> Restart {
+pub(super) fn restart_of(new: NewGeneration) -> Restart {
     let NewGeneration {
         compares,
+        as_of,
         generation,
         counter,
         time,
@@ -394,6 +395,7 @@ fn restart_of(new: NewGeneration) -> Restart {
     } = new;
     Restart {
         compares,
+        as_of,
         to: Progress {
             generation,
             revision: 0,
