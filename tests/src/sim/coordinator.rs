@@ -160,6 +160,8 @@ struct SeatKeys {
 pub struct Coordinator {
     generation: u64,
     revision: Revision,
+    /// Of the last change of a seat or of a group's members.
+    changed: Revision,
     counter: Seq,
     time: Timestamp,
     seats: BTreeMap<SeatId, SeatKeys>,
@@ -183,6 +185,7 @@ impl Coordinator {
         Self {
             generation: 0,
             revision: 1,
+            changed: 1,
             counter: Seq::ZERO,
             time: Timestamp::ZERO,
             seats: seats.map(|seat| (seat, SeatKeys::default())).collect(),
@@ -276,7 +279,7 @@ impl Coordinator {
 
     /// Writes the members key of a group.
     pub fn set_members(&mut self, group: GroupId, membership: Membership) {
-        self.revision += 1;
+        self.change();
         self.members.insert(group, membership);
     }
 
@@ -372,7 +375,7 @@ impl Coordinator {
             },
             Request::Read => Answer::State(Box::new(self.state())),
             Request::Begin { new, wall } => {
-                if new.compares == self.generation {
+                if new.compares == self.generation && self.changed <= new.as_of {
                     self.begin(*new, wall, changes);
                 }
                 Answer::State(Box::new(self.state()))
@@ -380,8 +383,13 @@ impl Coordinator {
         }
     }
 
-    fn begin(&mut self, new: NewGeneration, wall: Timestamp, changes: &mut Vec<Change>) {
+    fn change(&mut self) {
         self.revision += 1;
+        self.changed = self.revision;
+    }
+
+    fn begin(&mut self, new: NewGeneration, wall: Timestamp, changes: &mut Vec<Change>) {
+        self.change();
         self.generation = new.generation;
         self.counter = new.counter;
         self.given = self.given.max(self.counter);
@@ -410,6 +418,7 @@ impl Coordinator {
             return Answer::NotElected { seat, key: keys.key };
         }
         self.revision += 1;
+        self.changed = self.revision;
         keys.number = keys.number.max(above) + 1;
         let epoch = Epoch {
             number: keys.number,
@@ -430,7 +439,7 @@ impl Coordinator {
     }
 
     fn vacate(&mut self, seat: SeatId, successor: Option<NodeId>, changes: &mut Vec<Change>) {
-        self.revision += 1;
+        self.change();
         let keys = self.seats.get_mut(&seat).unwrap();
         keys.key = LeaderKey {
             holder: None,
