@@ -440,6 +440,8 @@ async fn a_damaged_member_gets_from_the_others_what_it_lost() {
     cluster.kill(dies).await;
     load.more(60).await;
     cluster.judged(load, 100, &[damaged, (damaged + 2) % 3]).await;
+    let counter = cluster.status().await.counter;
+    assert!(counter < 1 << 40, "etcd went back nowhere: {counter}");
     // And it stays so.
     cluster.take(damaged).stop().await;
     cluster.run(damaged).await;

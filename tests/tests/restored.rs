@@ -270,7 +270,12 @@ async fn etcd_is_not_put_right_without_a_group_unless_that_is_asked_for() {
     let status = cluster.until_led(false).await;
     let silent = cluster.leader(1, 0).await;
     let of_it = |group: &&v1::GroupStatus| group.members == status.groups[1].members;
-    let groups: Vec<u32> = status.groups.iter().filter(of_it).map(|group| group.group).collect();
+    let groups: Vec<u32> = status
+        .groups
+        .iter()
+        .filter(of_it)
+        .map(|group| group.group)
+        .collect();
     let mut api = cluster.api(1 - silent).await;
     cluster.kill(silent).await;
     let planned = api.etcd_restored(restored(true, false)).await.unwrap();

@@ -131,8 +131,8 @@ pub(super) fn open_log(
             report.send_modify(|progress| progress.room_changes = progress.room_changes.wrapping_add(1));
         }
         LogEvent::Synced { bytes, took } => telemetry.synced(bytes, took),
-        // What else cannot be read is found out by reading all of the log, before anybody relies on it. A node alone has
-        // nobody to get it from, and goes on with what can be read.
+        // What else cannot be read is found out by reading all of the log, before anybody relies on it. Whoever has nobody to
+        // get it from goes on with what can be read.
         LogEvent::Unreadable(damage) if tuning.is_replicated => fatal::io(&FatalReport {
             what: &"entries that were durable cannot be read",
             place: &damage,
@@ -155,10 +155,6 @@ pub(super) fn open_log(
     )?;
     if let Some(damage) = &opened.damage {
         tracing::error!(seat = %id, %damage, "a part of the log was lost; what is left of it is in *.damaged beside it");
-    }
-    if opened.lost.is_some() {
-        let from = opened.last_index.next();
-        tracing::warn!(seat = %id, %from, "fetching lost entries from the other members; no vote and no lead until then");
     }
     Ok(OpenSeat {
         id,
@@ -250,10 +246,18 @@ impl Members {
         let applied = indexer.applied();
         let position = slots::position_of(seat.id);
         let (letters, mail) = mpsc::channel(SEAT_MAIL_MAX);
+        let (has_lost, from) = (seat.opened.lost.is_some(), seat.opened.last_index.next());
+        let core = self.protocol_seat(seat.opened, &log, index.applied())?;
+        if core.is_damaged() {
+            tracing::warn!(seat = %seat.id, %from, "fetching lost entries from the other members; no vote and no lead until then");
+        } else if has_lost {
+            // The process ended before that was noted.
+            seat.log.forget_loss();
+        }
         let (driver, view, progress) = SeatDriver::new(Parts {
             id: seat.id,
             position,
-            seat: self.protocol_seat(seat.opened, &log, index.applied())?,
+            seat: core,
             log: seat.log,
             log_progress: seat.progress,
             index: Arc::clone(&index),

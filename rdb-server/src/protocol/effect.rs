@@ -56,7 +56,7 @@ pub enum Outcome {
 /// Something to do. Effects of one step may be performed in any order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// The epoch that was won is too low, since a member, this or another, promised `promised` already: have the
+    /// The epoch that was won is too low, since a member, this or another, obeys nothing below `promised`: have the
     /// coordinator raise it above that in one txn that compares that the leader key still names `epoch`, then say
     /// [`Input::Won`](super::Input::Won) again; or [`Input::Lost`](super::Input::Lost) when it does not, or
     /// [`Input::NotWon`](super::Input::NotWon) when that is not known. Until one of them is said, neither this nor

@@ -43,7 +43,7 @@ impl Seat {
         if self.role.epoch() == Some(epoch) {
             return;
         }
-        let promised = self.member.promised;
+        let promised = self.member.lowest_obeyed();
         let is_kept = epoch == promised && sabotage::is(Sabotage::EpochKeptOverRestart);
         if epoch <= promised && !is_kept {
             self.election.ask();
@@ -154,10 +154,10 @@ impl Seat {
         let is_equal = epoch.number == member.promised.number && sabotage::is(Sabotage::EqualEpochAccepted);
         // Two leaders of one number exist after a restore of etcd: the node is a part of the epoch, and only a
         // repeat is as high as the promise (C4 of the review).
-        if is_outdated || (epoch < member.promised && !is_equal) {
+        if is_outdated || (epoch < member.lowest_obeyed() && !is_equal) {
             let message = Message::Reject {
                 epoch,
-                promised: member.promised,
+                promised: member.lowest_obeyed(),
                 membership: member.membership.clone(),
             };
             effects.push(Effect::Send { to: from, message });
@@ -217,7 +217,7 @@ impl Seat {
         }
     }
 
-    /// A member obeys somebody higher, or knows of a newer membership. The seat may still be this node's: only its
+    /// A member obeys somebody higher, or nobody so low, or knows of a newer membership. The seat may still be this node's: only its
     /// number is too low then, and the coordinator raises it in one txn that compares who holds the seat.
     pub(super) fn rejected(
         &mut self,

@@ -132,8 +132,7 @@ pub struct Told {
 
 impl Told {
     fn is_whole(&self, membership: &Membership) -> bool {
-        !membership.members.is_empty()
-            && can_recover(membership, self.writes, |node| self.by.contains(&node))
+        !membership.members.is_empty() && can_recover(membership, self.writes, |node| self.by.contains(&node))
     }
 
     /// Groups of which fewer than R members told: an event of theirs may be unknown to all who did.

@@ -6,7 +6,7 @@ use super::append::Following;
 use super::effect::Effect;
 use super::input::{LogReadId, Tick};
 use super::log::{EpochRun, Log};
-use super::repair::lowest_obeyed;
+use super::repair::is_made_good;
 use crate::limits::{
     FAILOVER_AFTER_MS, MESSAGE_ENTRIES_BYTES_MAX, MESSAGE_ENTRIES_MAX, SEAT_RECENT_BYTES_MAX,
 };
@@ -140,23 +140,22 @@ impl Member {
             "6.1: the runs do not cover the log"
         );
         let membership = log.uncommitted().fold(durable.membership, newer_membership);
-        // That is as good as durable: what was lost is.
-        let promised = durable
-            .lost
-            .map_or(durable.promised, |lost| durable.promised.max(lowest_obeyed(lost)));
+        // A crash may have come between the repair and its note.
+        let end = log.end().epoch;
+        let lost = durable.lost.filter(|lost| !is_made_good(*lost, end));
         Self {
-            lost: durable.lost,
+            lost,
             config,
-            promised,
-            promised_durable: promised,
+            promised: durable.promised,
+            promised_durable: durable.promised,
             log,
             indexed: durable.indexed,
             // What the mark is valid for may be above the commit that was stored: it is told anew by the leader.
             mark: Mark::default(),
             pending_mark: None,
             known_mark: durable.mark,
-            following: Following::new(promised),
-            highest: promised,
+            following: Following::new(durable.promised),
+            highest: durable.promised,
             config_seen: durable.config.max(membership.number),
             membership,
             counter: Seq::ZERO,

@@ -99,7 +99,8 @@ pub enum Message {
     Reject {
         /// Of the message that is answered.
         epoch: Epoch,
-        /// What the sender promised. Not above `epoch` when only the membership is at fault.
+        /// It obeys nothing lower: what it promised, or more when its log is damaged. Not above `epoch` when only the membership is
+        /// at fault.
         promised: Epoch,
         /// The membership with the highest number that the sender's log names.
         membership: Membership,

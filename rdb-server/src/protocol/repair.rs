@@ -15,9 +15,12 @@
 //! be committed. With that entry, this member has all of it. How much it lost need not be known; and nobody can, since
 //! an end of a log that cannot be read does not tell where the log ended.
 //!
+//! An answer to a winner from before the damage is of such an epoch, too, and changes nothing in that.
+//!
 //! **Why it refuses the epoch that was promised.** The leader of that epoch would show entries that this member may have
 //! acknowledged before, and there is no telling when all of those are there again. Refused, the leader takes the seat
-//! under a higher number at once ([`super::fencing`]).
+//! under a higher number at once ([`super::fencing`]). The promise itself stays what it was: it is a fact about what the
+//! coordinator has given, which others judge the coordinator by.
 
 use super::effect::Effect;
 use super::member::Member;
@@ -31,18 +34,29 @@ impl Member {
         self.lost.is_some() && !sabotage::is(Sabotage::DamagedVotes)
     }
 
+    /// Nothing below is obeyed: the promise, or what is above the one of when entries were lost. No node has the id 0.
+    pub(super) fn lowest_obeyed(&self) -> Epoch {
+        let after_loss = self.lost.map_or(Epoch::ZERO, first_after);
+        self.promised.max(after_loss)
+    }
+
     /// The log is the leader's up to `reached`, durably.
     pub(super) fn repaired_up_to(&mut self, reached: LogIndex, effects: &mut Vec<Effect>) {
         let has = self.log.epoch_at(reached);
-        if self.lost.is_some_and(|lost| has >= lowest_obeyed(lost)) {
+        if self.lost.is_some_and(|lost| is_made_good(lost, has)) {
             self.lost = None;
             effects.push(Effect::Repaired);
         }
     }
 }
 
-/// The lowest epoch that a member obeys which lost entries while this one was promised.
-pub(super) fn lowest_obeyed(lost: Epoch) -> Epoch {
+/// Whether a log is whole that lost entries while `lost` was promised, and now has an entry of `epoch`. Entries of later
+/// epochs come from their leaders only, behind what these have.
+pub(super) fn is_made_good(lost: Epoch, epoch: Epoch) -> bool {
+    epoch >= first_after(lost)
+}
+
+fn first_after(lost: Epoch) -> Epoch {
     if sabotage::is(Sabotage::RepairedTooEarly) {
         return lost;
     }

@@ -250,10 +250,10 @@ impl Seat {
         effects: &mut Vec<Effect>,
     ) {
         let member = &mut self.member;
-        let message = if epoch != member.promised {
+        let message = if epoch != member.lowest_obeyed() {
             Message::Reject {
                 epoch,
-                promised: member.promised,
+                promised: member.lowest_obeyed(),
                 membership: member.membership.clone(),
             }
         } else if !member.log.has(prev) {

@@ -18,9 +18,11 @@
 //!         72  8  commit, never above durable
 //!         80  8  truncated from: entries from this one on are being removed; 0 when none are
 //!         88 16  lost: the epoch that was promised when a part of the log was lost; 0 when all is there
-//!        104  4  CRC-32C of bytes 0 to 104
+//!        104 20  zeros
+//!        124  4  CRC-32C of bytes 0 to 124
 //! ```
-//! All numbers are little endian. Format 1 had no `lost`, and its check at 88; it is read, and written as format 2.
+//! All numbers are little endian. The check keeps its place, so that a slot of a later format is known as one. Format 1
+//! had no `lost`, and its check at 88; it is read, and written as format 2.
 
 use super::error::{Damage, StorageError};
 use super::files::{read_onto, sync_directory};
@@ -34,8 +36,8 @@ use uuid::Uuid;
 
 const FORMAT_VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"RDBSEAT\0";
-const SLOT_BYTES: usize = 108;
-const CHECKED_BYTES: usize = 104;
+const SLOT_BYTES: usize = 128;
+const CHECKED_BYTES: usize = 124;
 const CHECKED_BYTES_1: usize = 88;
 
 /// Far enough apart that no disk writes both in one sector.
@@ -425,6 +427,29 @@ mod tests {
                 Err(other) => panic!("length {length}: {other}"),
             }
         }
+    }
+
+    /// A new format is a new folder beside the old ones. That of format 1 is read with its log.
+    #[test]
+    fn the_golden_seat_file_of_format_2_is_read_and_written() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/2/seat");
+        let state = SeatState {
+            truncated_from: Some(LogIndex(25)),
+            lost: Some(Epoch {
+                number: 2,
+                node: NodeId(9),
+            }),
+            ..state(3)
+        };
+        assert_eq!(open(&golden).unwrap().state(), state);
+        let written = scratch();
+        let mut file = SeatFile::create(written.path(), DATABASE, SEAT).unwrap();
+        file.write(state, Care::Both).unwrap();
+        let bytes = |directory: &Path| std::fs::read(SeatFile::path_in(directory)).unwrap();
+        assert!(
+            bytes(&golden) == bytes(written.path()),
+            "it is written differently now"
+        );
     }
 
     #[test]

@@ -203,9 +203,11 @@ impl Disk {
         self.gone.iter().any(|gone| **gone == *entry)
     }
 
-    /// What was lost is there again.
-    pub fn repaired(&mut self) {
-        self.lost = None;
+    /// What was lost is there again; a crash may come before that is noted.
+    pub fn repaired(&mut self, is_noted: bool) {
+        if is_noted {
+            self.lost = None;
+        }
         self.gone.clear();
     }
 

@@ -5,7 +5,7 @@
 //! rests on. And where a group's members go back, its members of now know better, as for `members-rollback`. A restored
 //! coordinator is a new process: a request for numbers over a connection to the one before never reaches it.
 
-use super::checks::Verdict;
+use super::checks::{Verdict, broken};
 use super::coordinator::{Coordinator, Request};
 use super::plan::{Fault, MILLI, Micros, SECOND};
 use super::session::Asked;
@@ -27,7 +27,8 @@ const BACKUPS_MAX: usize = 12;
 
 impl World {
     fn is_guarded(&self) -> bool {
-        self.plan.has(Fault::CoordinatorRollback)
+        let is_chosen = self.plan.has(Fault::BitRot) && self.plan.seed.is_multiple_of(2);
+        self.plan.has(Fault::CoordinatorRollback) || is_chosen
     }
 
     /// The node starts with what its disk remembers.
@@ -269,8 +270,23 @@ impl World {
     }
 
     /// The txn that puts the coordinator right was run: its members are those of now.
-    pub(super) fn begun(&mut self) {
+    ///
+    /// # Errors
+    /// When it was never wrong.
+    pub(super) fn begun(&mut self) -> Verdict {
         self.counts.generations += 1;
+        let happened = |fault| self.counts.faults.contains_key(&fault);
+        let back = [
+            Fault::CoordinatorRollback,
+            Fault::EpochRollback,
+            Fault::MembersRollback,
+        ];
+        if !back.into_iter().any(happened) {
+            return broken(
+                "rollback (DESIGN 6.5)",
+                "a coordinator was put right that had never gone back".to_owned(),
+            );
+        }
         for (group, now) in &mut self.members {
             let restored = self.coordinator.members(*group);
             if restored != now {
@@ -278,6 +294,7 @@ impl World {
                 self.past.entry(*group).or_default().push(before);
             }
         }
+        Ok(())
     }
 }
 

@@ -259,7 +259,8 @@ impl World {
     fn perform(&mut self, at: At, effect: Effect) -> Verdict {
         match effect {
             Effect::Repaired => {
-                self.member(at).disk.repaired();
+                let is_noted = !self.disks.one_in(4);
+                self.member(at).disk.repaired(is_noted);
                 self.counts.repaired += 1;
             }
             Effect::EpochTooLow { epoch, promised } => {
@@ -750,7 +751,11 @@ impl World {
         let commit = usize::try_from(durable.commit.get()).unwrap();
         let to_index = member.disk.log()[applied..commit].iter();
         member.to_index = to_index.cloned().collect();
-        member.seat = Some(Seat::new(config, durable));
+        let opened = Seat::new(config, durable);
+        if !opened.is_damaged() {
+            member.disk.repaired(true);
+        }
+        member.seat = Some(opened);
         // The order of standing rotates, so that the two seats of a group have different first candidates.
         let place = members
             .members

@@ -87,8 +87,8 @@ faults! {
     Storm = "storm";
     /// The coordinator brings back older members of a group, all of whose members know better.
     MembersRollback = "members-rollback";
-    /// The coordinator is restored from an older backup of itself, as a whole. Nodes have their guard in runs with it
-    /// only: the others show that the core keeps its promises without.
+    /// The coordinator is restored from an older backup of itself, as a whole. Nodes have their guard in runs with it,
+    /// and in some with bit rot: the others show that the core keeps its promises without.
     CoordinatorRollback = "coordinator-rollback";
     /// A durable entry on a disk becomes unreadable. At most W - 1 members of a seat are damaged at a time, so that R
     /// intact ones remain.

@@ -63,14 +63,19 @@ impl World {
     }
 
     /// A request reaches the coordinator.
-    pub(super) fn asked(&mut self, (node, life, ask): (usize, u64, u64), connection: u64, request: Request) {
+    pub(super) fn asked(
+        &mut self,
+        (node, life, ask): (usize, u64, u64),
+        connection: u64,
+        request: Request,
+    ) -> Verdict {
         let is_of_session = matches!(
             request,
             Request::Allocate { .. } | Request::Begin { .. } | Request::Read
         );
         let is_cut_off = is_of_session && connection != self.coordinator.incarnation();
         if self.now < self.away_until || is_cut_off {
-            return;
+            return Ok(());
         }
         let generation = self.coordinator.generation();
         let is_list = request == Request::List;
@@ -79,7 +84,7 @@ impl World {
         let answer = self.coordinator.serve(self.now, id, request, &mut changes);
         self.tell_watches(&changes);
         if self.coordinator.generation() != generation {
-            self.begun();
+            self.begun()?;
         }
         if is_list
             && self.lives(node, life)
@@ -105,7 +110,7 @@ impl World {
                     },
                 );
             }
-            return;
+            return Ok(());
         }
         if self.network.reaches(COORDINATOR, node) {
             let delay = 200 + self.coordination.below(1_000);
@@ -119,6 +124,7 @@ impl World {
                 },
             );
         }
+        Ok(())
     }
 
     pub(super) fn ask_timeout(&mut self, node: usize, life: u64, ask: u64) -> Verdict {

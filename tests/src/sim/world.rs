@@ -388,10 +388,7 @@ impl World {
                 ask,
                 connection,
                 request,
-            } => {
-                self.asked((node, life, ask), connection, request);
-                Ok(())
-            }
+            } => self.asked((node, life, ask), connection, request),
             Event::Answered {
                 node,
                 life,

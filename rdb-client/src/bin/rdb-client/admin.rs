@@ -314,7 +314,11 @@ async fn etcd_restored(context: &mut Context, args: EtcdRestoredArgs) -> Result<
         output.text(format_args!("silent: {}", silent.join(", ")))?;
     }
     for group in groups_unheard {
-        let but = if dry_run && !anyway { ": refused without --anyway" } else { "" };
+        let but = if dry_run && !anyway {
+            ": refused without --anyway"
+        } else {
+            ""
+        };
         output.text(format_args!("group {group}: too few of its members told{but}"))?;
     }
     Ok(())

@@ -128,12 +128,12 @@ impl SeatDriver {
             }
             Answer::Entries(_, Ok(entries)) if entries.is_empty() => return,
             Answer::Entries(read, Ok(entries)) => Input::LogRead { read, entries },
-            // What else of the log cannot be read is found out by reading all of it, before anybody relies on it.
+            // With WRITES = 1: nobody else need have them, so nobody gives them back.
             Answer::Entries(_, Err(error)) => fatal::io(&FatalReport {
                 what: &"entries that were durable cannot be read",
                 place: &error,
-                safe: "every acknowledged event is on the disks of other members",
-                next: "look at the disk, then start the server again: it fetches what is lost from the other members",
+                safe: "nothing was changed, and nothing wrong is served",
+                next: "look at the disk, or restore a backup",
             }),
         };
         self.inputs.push_back(input);

@@ -14,7 +14,7 @@
 //! What the bytes at and behind the damage still are stays in `*.damaged`; nobody reads these but people.
 
 use super::open::Walk;
-use super::segment::SegmentFile;
+use super::segment::{SEGMENT_HEAD, SegmentFile};
 use crate::storage::StorageError;
 use crate::storage::files::sync_directory;
 use std::fs::{self, File};
@@ -27,6 +27,10 @@ use std::path::PathBuf;
 /// Returns why the segment with the damage could not be copied, where it could not: the node goes on without a copy.
 pub(super) fn put_aside(walk: &mut Walk<'_>) -> Result<Option<io::Error>, StorageError> {
     while let Some(file) = walk.pop_later() {
+        if file.last_nonzero(SEGMENT_HEAD)?.is_none() {
+            file.remove()?;
+            continue;
+        }
         let aside = name_for(&file);
         fs::rename(&file.path, &aside).map_err(StorageError::io("rename", &file.path))?;
         sync_directory(walk.directory())?;
