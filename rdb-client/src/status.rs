@@ -32,6 +32,8 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// Seats that the change stream has waited for since a second or longer; empty when it follows the counter.
     pub held: Vec<HeldMark>,
+    /// Members that are to be replaced, and for which no live node is free, a sentence each.
+    pub unreplaced: Vec<String>,
 }
 
 /// A seat whose mark stands still although later seqs were handed out.
@@ -171,6 +173,7 @@ impl From<v1::StatusResponse> for Status {
             slots: wire.slots.into_iter().map(SlotRange::from).collect(),
             warnings: wire.warnings,
             held: wire.held.into_iter().map(HeldMark::from).collect(),
+            unreplaced: wire.unreplaced,
         }
     }
 }

@@ -334,6 +334,15 @@ pub const RESTORED_TRIES_MAX: usize = 5;
 /// Groups that one txn puts right, with up to five operations each; etcd takes 128 in one, by default.
 pub const RESTART_GROUPS_MAX: usize = 20;
 
+/// How often the controller looks how etcd is: two requests, so that an idle cluster stays quiet.
+pub const ETCD_LOOK_EVERY: Duration = Duration::from_mins(3);
+
+/// An etcd that keeps what is older does not compact by itself, or hardly: many times what is recommended.
+pub const ETCD_HISTORY_AGE_MAX: Duration = Duration::from_hours(3);
+
+/// Fewer revisions than these, some ten megabytes, are nobody's concern, however old they are.
+pub const ETCD_HISTORY_REVISIONS_MIN: i64 = 100_000;
+
 /// How long a call to etcd may take.
 pub const ETCD_CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -354,15 +363,27 @@ pub const ETCD_RETRY_MAX: Duration = Duration::from_secs(1);
 /// Requests for numbers that may wait on a node: each seat has at most one.
 pub const ETCD_ALLOCATIONS_MAX: usize = 256;
 
+/// Requests for the counter's value that may wait on a node, and that one reading serves.
+pub const ETCD_LATEST_MAX: usize = 1_024;
+
 /// Requests for numbers that one txn serves.
 pub const ALLOCATION_MERGE_MAX: usize = 256;
 
 /// Most numbers that one node may ask of another: [`ALLOCATION_MERGE_MAX`] requests of [`SEAT_BATCH_EVENTS_MAX`] each.
 pub const NUMBERS_ASKED_MAX: u64 = 1 << 22;
 
-/// How long a node that passes a request for numbers on waits for the answer: many times what it takes, and short
-/// enough to try another node within the second.
-pub const COMBINER_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long a node that lost a race for the counter waits for the node that serves all who race, at least; half a
+/// heartbeat, where that is more. Many times what an answer takes, and little enough that nobody's write is slow for it
+/// when that node is cut off: etcd itself is there, and is asked then.
+pub const COMBINER_PATIENCE_MIN: Duration = Duration::from_millis(50);
+
+/// How long a node that has no numbers from etcd waits for those of another one, at least: short enough to try the next
+/// one within the second. Where heartbeats are slower, since nodes are far from each other,
+/// it is [`COMBINER_TIMEOUT_HEARTBEATS`] of them.
+pub const COMBINER_TIMEOUT_MIN: Duration = Duration::from_millis(200);
+
+/// See [`COMBINER_TIMEOUT_MIN`]; fewer than those after which a leader counts as lost.
+pub const COMBINER_TIMEOUT_HEARTBEATS: u32 = 2;
 
 /// For how long a node passes its requests on after it lost a race for the counter, or etcd did not answer it: long
 /// enough that racing again now and then costs nothing, short enough to learn soon that nobody else races.

@@ -37,9 +37,9 @@ pub struct Etcd {
     peer: u16,
     /// Where it is asked, without TLS, whether it is well.
     health: u16,
-    /// `http`, or `https` with what the process needs for that.
+    /// `http`, or `https`.
     scheme: &'static str,
-    certificates: Vec<OsString>,
+    flags: Vec<OsString>,
     child: Option<Child>,
 }
 
@@ -66,13 +66,22 @@ impl Etcd {
         ];
         let mut etcd = Self::stopped(Ipv4Addr::LOCALHOST);
         etcd.scheme = "https";
-        etcd.certificates = files
+        etcd.flags = files
             .into_iter()
             .flat_map(|(flag, file)| [flag.into(), file.into()])
             .collect();
-        etcd.certificates.push("--client-cert-auth".into());
+        etcd.flags.push("--client-cert-auth".into());
         etcd.run().await;
         etcd
+    }
+
+    /// Starts one that may have so many bytes; `None` as [`Etcd::start_or_skip`].
+    pub async fn start_small_or_skip(bytes: u64) -> Option<Self> {
+        let mut etcd = Self::start_or_skip().await?;
+        etcd.stop().await;
+        etcd.flags = vec!["--quota-backend-bytes".into(), bytes.to_string().into()];
+        etcd.run().await;
+        Some(etcd)
     }
 
     fn stopped(host: Ipv4Addr) -> Self {
@@ -83,7 +92,7 @@ impl Etcd {
             peer: free_port(),
             health: free_port(),
             scheme: "http",
-            certificates: Vec::new(),
+            flags: Vec::new(),
             child: None,
         }
     }
@@ -113,6 +122,8 @@ impl Etcd {
             lease_ttl: Duration::from_secs(3),
             refresh_interval: Duration::from_millis(500),
             replace_after: None,
+            heartbeat_interval: Duration::from_millis(100),
+            look_every: Duration::from_mins(3),
             node_name: name.to_owned(),
             address: format!("{name}.test:1"),
             release: "0.0.0".to_owned(),
@@ -158,7 +169,7 @@ impl Etcd {
                 "--listen-metrics-urls",
                 &format!("http://{}:{}", self.host, self.health),
             ])
-            .args(&self.certificates)
+            .args(&self.flags)
             .args(["--initial-cluster", &format!("default={peer}")])
             // The machine may be busy: a slow heartbeat is not what these cases are about.
             .args([
@@ -196,6 +207,25 @@ impl Etcd {
             }
             crate::time::pause().await;
         }
+    }
+
+    /// How many calls of a method of its key-value service it has answered.
+    pub async fn calls(&self, method: &str) -> u64 {
+        let address = SocketAddr::from((self.host, self.health));
+        let metrics = crate::process::try_get(address, "/metrics").await;
+        let (_, text) = metrics.expect("etcd tells its metrics");
+        let is_of = |line: &&str| {
+            line.starts_with("grpc_server_handled_total")
+                && line.contains("\"etcdserverpb.KV\"")
+                && line.contains(&format!("grpc_method=\"{method}\""))
+        };
+        let count = |line: &str| {
+            line.rsplit(' ')
+                .next()
+                .and_then(|count| count.parse::<f64>().ok())
+        };
+        let sum: f64 = text.lines().filter(is_of).filter_map(count).sum();
+        format!("{sum}").parse().expect("a count is whole")
     }
 
     /// Kills the process; its data stays.

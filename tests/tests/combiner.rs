@@ -10,10 +10,12 @@ use rdb_tests::cluster::Cluster;
 use rdb_tests::etcd::Etcd;
 use rdb_tests::say;
 use rdb_tests::time::{Boxed, Stopwatch, soon};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -27,8 +29,12 @@ fn settings(etcd: &Etcd, name: &str) -> EtcdSettings {
 }
 
 async fn join(etcd: &Etcd, name: &str) -> Arc<EtcdCoordinator> {
+    join_with(settings(etcd, name)).await
+}
+
+async fn join_with(settings: EtcdSettings) -> Arc<EtcdCoordinator> {
     let joining = async {
-        let connected = connect(settings(etcd, name)).await?;
+        let connected = connect(settings).await?;
         Box::pin(connected.join(Uuid::new_v4())).await
     };
     Arc::new(soon("a node to join", joining).await.unwrap())
@@ -220,6 +226,124 @@ async fn numbers_that_cannot_be_right_are_void() {
         })
         .await;
     }
+}
+
+/// Never answers, and tells when it is asked and when that is over.
+#[derive(Debug, Default)]
+struct Silent {
+    asked: Notify,
+    is_over: Arc<AtomicBool>,
+}
+
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Colleagues for Silent {
+    fn ask(&self, _node: NodeId, _wanted: NumbersWanted) -> Boxed<'static, Option<NumbersGranted>> {
+        self.asked.notify_one();
+        let over = Over(Arc::clone(&self.is_over));
+        Box::pin(async move {
+            std::future::pending::<()>().await;
+            drop(over);
+            None
+        })
+    }
+}
+
+/// Two that ask each other would wait for each other: who asks another one refuses at once.
+#[tokio::test]
+async fn a_node_that_asks_another_one_lets_nobody_wait_for_that() {
+    let Some(etcd) = Etcd::start_or_skip().await else {
+        return;
+    };
+    // A long timeout: what takes it is seen.
+    let slow = EtcdSettings {
+        heartbeat_interval: Duration::from_secs(10),
+        ..settings(&etcd, "asker")
+    };
+    let asker = join_with(slow).await;
+    let _other = join(&etcd, "other").await;
+    let mut view = asker.view();
+    let both = view.wait_for(|view| view.nodes.values().filter(|info| info.is_live).count() == 2);
+    drop(soon("both nodes", both).await.unwrap());
+    let silent = Arc::new(Silent::default());
+    asker.pass_on_to(Arc::<Silent>::clone(&silent));
+    etcd.signal(Signal::STOP);
+    let mut asking = JoinSet::new();
+    let asks = Arc::clone(&asker);
+    asking.spawn(async move { asks.allocate(1).await });
+    soon("the other node to be asked", silent.asked.notified()).await;
+    let wanted = NumbersWanted {
+        count: 1,
+        generation: 1,
+    };
+    assert_eq!(soon("a refusal", asker.give(wanted)).await, None);
+    assert!(
+        !silent.is_over.load(Ordering::SeqCst),
+        "it waited for the other node"
+    );
+    etcd.signal(Signal::CONT);
+}
+
+/// A node that races and is cut off from the one that serves all who race asks etcd itself, soon.
+#[tokio::test]
+async fn a_silent_controller_is_not_waited_for_where_etcd_answers() {
+    let Some(etcd) = Etcd::start_or_skip().await else {
+        return;
+    };
+    let controller = join(&etcd, "controller").await;
+    // Its patience is half a second, and it would wait for two.
+    let slow = EtcdSettings {
+        heartbeat_interval: Duration::from_secs(1),
+        ..settings(&etcd, "racer")
+    };
+    let racer = join_with(slow).await;
+    let id = controller.node_id();
+    let mut view = racer.view();
+    let whole = view.wait_for(|view| view.controller == Some(id));
+    drop(soon("a controller", whole).await.unwrap());
+    let silent = Arc::new(Silent::default());
+    racer.pass_on_to(Arc::<Silent>::clone(&silent));
+    let slowest = soon("numbers", async {
+        let mut slowest = Duration::ZERO;
+        // Until it lost a race, asked in vain, and got numbers by itself.
+        while !silent.is_over.load(Ordering::SeqCst) {
+            let (watch, stats) = (Stopwatch::start(), racer.numbers_stats());
+            let (one, other) = tokio::join!(racer.allocate(1), controller.allocate(1));
+            assert!(one.unwrap().first != other.unwrap().first);
+            assert_eq!(stats.passed_on.get(), 0);
+            slowest = slowest.max(watch.elapsed());
+        }
+        slowest
+    })
+    .await;
+    say(&format!("the slowest request took {slowest:?}"));
+    assert!(slowest < Duration::from_millis(1_500), "{slowest:?}");
+}
+
+/// Reads of the counter that wait are one read: a thousand of them ask etcd a few times.
+#[tokio::test]
+async fn the_counter_is_read_once_for_all_who_wait() {
+    let Some(etcd) = Etcd::start_or_skip().await else {
+        return;
+    };
+    let node = join(&etcd, "n0").await;
+    soon("numbers", node.allocate(5)).await.unwrap();
+    let before = etcd.calls("Range").await;
+    let mut asking = JoinSet::new();
+    for _ in 0..1_000 {
+        let node = Arc::clone(&node);
+        asking.spawn(async move { node.latest().await });
+    }
+    let told = soon("the counter", asking.join_all()).await;
+    assert!(told.into_iter().all(|latest| matches!(latest, Ok(Seq(5)))));
+    let calls = etcd.calls("Range").await - before;
+    assert!((1..100).contains(&calls), "{calls} reads");
 }
 
 /// Four groups on three nodes, so that every node leads: whoever is asked for numbers dies under load, again and again.

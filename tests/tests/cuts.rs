@@ -213,6 +213,35 @@ fn a_leader_that_is_cut_off_from_etcd_goes_on_until_its_seat_goes_to_another() {
     });
 }
 
+/// An idle seat of a leader that lost etcd alone does not hold the stream: the others' events in the node's own logs show
+/// how far the counter is.
+#[test]
+fn the_stream_goes_on_past_an_idle_seat_whose_leader_lost_etcd() {
+    let name = "the_stream_goes_on_past_an_idle_seat_whose_leader_lost_etcd";
+    in_lan(name, async |lan| {
+        let cluster = Cluster::start_on(lan, 3, &[]).await;
+        let status = cluster.until_led(true).await;
+        let (victim, writer) = (cluster.leader(0, 0).await, cluster.leader(0, 1).await);
+        let mut api = cluster.api(writer).await;
+        let key = key_of(&status, 1);
+        written(&mut api, &key).await;
+        lan.cut_port(victim, cluster.etcd.port());
+        let watch = Stopwatch::start();
+        let seq = api.write(&key, "past").await.unwrap().seq;
+        cluster
+            .until("the mark to pass the write", |status| status.resolved >= seq)
+            .await;
+        let took = watch.elapsed();
+        say(&format!("the mark passed the write after {took:?}"));
+        let leader = cluster.leader_as_known_to(writer, 0).await;
+        assert_eq!(leader, Some(victim), "its lease lasts");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        for n in 0..3 {
+            lan.heal(n);
+        }
+    });
+}
+
 /// The same with the node that others ask for numbers first: they ask each other.
 #[test]
 fn a_controller_that_is_cut_off_from_etcd_stops_nobodys_writes() {

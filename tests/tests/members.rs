@@ -35,6 +35,32 @@ async fn a_node_that_is_lost_is_replaced_by_a_spare() {
     cluster.judged(load, 100, &[stay[1], spare]).await;
 }
 
+/// A node is lost and none is free: every status says so for as long as that lasts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_cannot_be_replaced_is_complained_of_until_it_is() {
+    let mut cluster = Cluster::start(3, &IMPATIENT).await;
+    cluster.until_led(true).await;
+    cluster.kill(2).await;
+    let complains = |status: &v1::StatusResponse| {
+        let complaint = "group 0: the member on n3 is to be replaced, and no live node is free for it";
+        status.healthy && status.summary.contains(complaint) && status.unreplaced == [complaint]
+    };
+    for n in 0..2 {
+        let mut api = cluster.api(n).await;
+        let looking = async {
+            while !complains(&api.status().await.unwrap()) {
+                retry_pause().await;
+            }
+        };
+        soon("a complaint", looking).await;
+    }
+    let spare = cluster.start_another(&IMPATIENT).await;
+    cluster.until_members(&[0, 1, spare]).await;
+    cluster
+        .until("no complaint", |status| status.unreplaced.is_empty())
+        .await;
+}
+
 /// A disk is emptied: the node comes back as a new one, which takes the place of the old one at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_with_an_empty_disk_comes_back_as_a_new_one() {

@@ -669,6 +669,7 @@ impl Cluster for Service {
             }],
             warnings: vec![],
             held: Vec::new(),
+            unreplaced: Vec::new(),
             slots: vec![v1::SlotRange {
                 first: 0,
                 last: 511,

@@ -9,7 +9,7 @@ use crate::node::status::{Held, NamedSeat, Status, View};
 use futures::future::join_all;
 use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
 use rdb_proto::v1::{self, HeldMark};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response};
 
@@ -102,7 +102,25 @@ fn own(node: &Handle, status: &Status) -> v1::StatusResponse {
             .collect(),
         warnings: status.cluster.warnings.clone(),
         held: status.held.iter().map(held_mark).collect(),
+        unreplaced: unreplaced(&status.cluster),
     }
+}
+
+fn unreplaced(cluster: &View) -> Vec<String> {
+    let one = |(group, node): &(GroupId, NodeId)| {
+        let name = cluster
+            .nodes
+            .get(node)
+            .map_or("a node that is gone", |info| &info.name);
+        format!("group {group}: the member on {name} is to be replaced, and no live node is free for it")
+    };
+    cluster.unreplaced.iter().map(one).collect()
+}
+
+/// What the nodes know each for itself, such as the controller, once.
+fn all<T: Ord + Clone>(answers: &[v1::StatusResponse], of: impl Fn(&v1::StatusResponse) -> &[T]) -> Vec<T> {
+    let all: BTreeSet<&T> = answers.iter().flat_map(of).collect();
+    all.into_iter().cloned().collect()
 }
 
 fn held_mark(held: &Held) -> HeldMark {
@@ -200,6 +218,8 @@ fn whole(node: &Handle, status: &Status, answers: &[v1::StatusResponse]) -> v1::
     // No node may have members of all groups: the seats together tell how far the database is resolved.
     whole.resolved = whole.resolved.max(lowest.unwrap_or_default());
     whole.held = held(answers);
+    whole.warnings = all(answers, |answer| &answer.warnings);
+    whole.unreplaced = all(answers, |answer| &answer.unreplaced);
     let (lacks, complaints) = (lacking(&whole, status), complaints(&whole, answers));
     whole.healthy = lacks.is_empty();
     whole.summary = match (lacks.is_empty(), complaints.is_empty()) {
@@ -347,7 +367,10 @@ fn complaints(whole: &v1::StatusResponse, answers: &[v1::StatusResponse]) -> Vec
             (true, true) => None,
         });
     let damages = answers.iter().flat_map(damages);
-    away.chain(damages).chain(held).collect()
+    away.chain(damages)
+        .chain(held)
+        .chain(whole.unreplaced.iter().cloned())
+        .collect()
 }
 
 /// What a node says of its own logs.

@@ -2,7 +2,7 @@
 
 use super::Report;
 use rdb_proto::types::{Epoch, GroupId, Membership, NodeId, SeatId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The leader key of a seat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,6 +54,8 @@ pub struct View {
     pub problem: Option<String>,
     /// What an operator should know of the coordinator, a sentence each.
     pub warnings: Vec<String>,
+    /// Members that are to be replaced, and for which no live node is free; known to the controller only.
+    pub unreplaced: BTreeSet<(GroupId, NodeId)>,
 }
 
 impl View {

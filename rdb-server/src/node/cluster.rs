@@ -9,6 +9,7 @@ use super::{Handle, Node, StartError, blocking, open_index};
 use crate::clock;
 use crate::coordination::View;
 use crate::coordination::etcd::{self, EtcdSettings, EtcdTls};
+use crate::limits::ETCD_LOOK_EVERY;
 use crate::settings::Settings;
 use crate::storage::{DataDir, FreshIds};
 use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
@@ -92,6 +93,8 @@ fn etcd_settings(settings: &Settings) -> EtcdSettings {
         lease_ttl: Duration::from_secs(settings.lease_ttl),
         refresh_interval: Duration::from_secs(settings.refresh_interval),
         replace_after: settings.replace_after(),
+        look_every: ETCD_LOOK_EVERY,
+        heartbeat_interval: Duration::from_millis(settings.heartbeat_interval),
         node_name: settings.node.clone(),
         address: host_and_port(&settings.address, settings.port),
         release: env!("CARGO_PKG_VERSION").to_owned(),

@@ -9,7 +9,9 @@ use super::session::{Numbers, Open};
 use super::{Shared, call, value_got};
 use crate::clock;
 use crate::coordination::{Allocation, CoordinationError};
-use crate::limits::{ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX, ETCD_CALL_TIMEOUT, OWN_TXN_PATIENCE};
+use crate::limits::{
+    ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX, ETCD_CALL_TIMEOUT, ETCD_LATEST_MAX, OWN_TXN_PATIENCE,
+};
 use crate::sabotage::{self, Sabotage};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use rdb_proto::types::Seq;
@@ -118,7 +120,7 @@ impl Allocator {
         loop {
             if total.may_be_passed_on()
                 && let Some(node) = self.combiner.preferred()
-                && let Some(allocation) = self.combiner.ask(node, total.own).await
+                && let Some(allocation) = self.combiner.ask_first(node, total.own).await
             {
                 return Ok(Taken::Elsewhere(allocation));
             }
@@ -201,13 +203,13 @@ impl Allocator {
             let is_of_another = wanted.passed_on.is_some_and(|known| known != generation);
             let is_passed_on = wanted.passed_on.is_some();
             let next = first.plus(wanted.count);
-            wanted.answer(if is_of_another {
-                Err(unavailable("etcd was put right meanwhile".to_owned()))
+            if is_of_another {
+                wanted.answer(Err(unavailable("etcd was put right meanwhile".to_owned())));
             } else {
-                Ok(Allocation { first, ..allocation })
-            });
-            stats.served.inc();
-            stats.served_for_others.inc_by(u64::from(is_passed_on));
+                wanted.answer(Ok(Allocation { first, ..allocation }));
+                stats.served.inc();
+                stats.served_for_others.inc_by(u64::from(is_passed_on));
+            }
             if !is_passed_on || !sabotage::is(Sabotage::CombinerReusesRange) {
                 first = next;
             }
@@ -228,6 +230,11 @@ impl Allocator {
             first = next;
         }
     }
+}
+
+/// Whoever waits for numbers, or for the counter, waits in vain.
+pub(super) fn stopping() -> CoordinationError {
+    unavailable("the node is stopping".to_owned())
 }
 
 fn unavailable(why: String) -> CoordinationError {
@@ -259,9 +266,24 @@ impl Value {
     }
 }
 
+/// Somebody who waits for the counter's value.
+pub(super) type LatestWanted = oneshot::Sender<Result<Seq, CoordinationError>>;
+
+/// Tells the counter's value until nobody can ask any more: one reading for all who asked before it began.
+pub(super) async fn tell_latest(shared: Arc<Shared>, mut queue: mpsc::Receiver<LatestWanted>) {
+    let mut waiting = Vec::new();
+    while queue.recv_many(&mut waiting, ETCD_LATEST_MAX).await > 0 {
+        let latest = latest(&shared).await;
+        for reply in waiting.drain(..) {
+            // Whoever is gone does not need to be told.
+            drop(reply.send(latest.as_ref().copied().map_err(CoordinationError::again)));
+        }
+    }
+}
+
 /// The counter, by a linearizable read that begins now, over a connection that numbers are taken over: of an etcd that
 /// went back it is not told.
-pub(super) async fn latest(shared: &Arc<Shared>) -> Result<Seq, CoordinationError> {
+async fn latest(shared: &Arc<Shared>) -> Result<Seq, CoordinationError> {
     let txns = Txns::new(Arc::clone(shared));
     let reading = Box::pin(async {
         let over = txns.connection().await?;
@@ -333,9 +355,7 @@ impl Txns {
     async fn connection(&self) -> Result<Open, CoordinationError> {
         let mut numbers = self.shared.numbers.subscribe();
         let judged = numbers.wait_for(|numbers| !matches!(numbers, Numbers::Judged));
-        let numbers = judged
-            .await
-            .map_err(|_closed| unavailable("the node is stopping".to_owned()))?;
+        let numbers = judged.await.map_err(|_closed| stopping())?;
         match &*numbers {
             Numbers::Open(open) => Ok(open.clone()),
             Numbers::Unguarded => Ok(Open {

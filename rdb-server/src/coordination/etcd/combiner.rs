@@ -9,7 +9,8 @@
 //!
 //! The last is what a leader lives on that is cut off from etcd alone: it goes on for as long as nobody took its seat.
 //!
-//! **An optimisation only:** the txn alone makes numbers unique, and what is passed on is never passed on again. Numbers
+//! **An optimisation only:** the txn alone makes numbers unique, and what is passed on is never passed on again: a node
+//! that asks another one refuses what others ask of it, since two that ask each other would both wait in vain. Numbers
 //! are taken over connections that were judged, so the asked node refuses when it has none, and the asker takes nothing
 //! of another generation, and nothing at or below what it had seen before it asked (rule 6.3.6). What comes after it
 //! stopped waiting nobody reads: a hole.
@@ -19,15 +20,17 @@ use super::session::Numbers;
 use super::{EtcdCoordinator, Shared};
 use crate::clock;
 use crate::coordination::Allocation;
-use crate::limits::{COMBINER_PREFERRED, COMBINER_TIMEOUT};
+use crate::limits::{
+    COMBINER_PATIENCE_MIN, COMBINER_PREFERRED, COMBINER_TIMEOUT_HEARTBEATS, COMBINER_TIMEOUT_MIN,
+};
 use futures::future::BoxFuture;
 use prometheus_client::metrics::counter::Counter;
 use rdb_proto::numbers::{NumbersGranted, NumbersWanted};
 use rdb_proto::types::{NodeId, Seq};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
-use tokio::sync::oneshot;
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch as channel};
 
 /// The ways to the other nodes.
 pub trait Colleagues: fmt::Debug + Send + Sync {
@@ -63,7 +66,7 @@ impl EtcdCoordinator {
     }
 
     /// Takes numbers for another node, by a txn of this one. `None` when there is no connection that was judged, or it
-    /// is of another generation, or no numbers came.
+    /// is of another generation, or this node asks another one itself, or no numbers came.
     ///
     /// **Cancel safety**: dropping this future leaves at most a hole.
     pub async fn give(&self, wanted: NumbersWanted) -> Option<NumbersGranted> {
@@ -79,7 +82,12 @@ impl EtcdCoordinator {
         };
         // Nobody waits for a place in the queue: who asks is better served elsewhere.
         self.wanted.try_send(wanted).ok()?;
-        let Allocation { first, time } = answer.await.ok()?.ok()?;
+        let mut is_asking = self.shared.is_asking.subscribe();
+        let Allocation { first, time } = tokio::select! {
+            biased;
+            answer = answer => answer.ok()?.ok()?,
+            _ = is_asking.wait_for(|is_asking| *is_asking) => return None,
+        };
         Some(NumbersGranted {
             first,
             count,
@@ -118,10 +126,11 @@ impl Combiner {
         }
     }
 
-    /// Who is asked before etcd.
+    /// Who is asked before etcd; nobody by the controller, whom all others ask.
     pub(super) fn preferred(&self) -> Option<NodeId> {
         let (node, until) = self.preferred?;
-        (clock::monotonic() < until).then_some(node)
+        let is_controller = self.shared.view.borrow().controller == Some(self.shared.node);
+        (!is_controller && clock::monotonic() < until).then_some(node)
     }
 
     /// Who is to be asked after a lost race; nobody when this node is the controller, or the controller does not
@@ -136,17 +145,26 @@ impl Combiner {
         self.preferred = later().map(|until| (node, until));
     }
 
-    /// Asks a node. One that does not answer is not asked first any more.
-    pub(super) async fn ask(&mut self, node: NodeId, count: u64) -> Option<Allocation> {
+    /// Asks who is asked before etcd, and not for long: etcd itself is there as well.
+    pub(super) async fn ask_first(&mut self, node: NodeId, count: u64) -> Option<Allocation> {
+        let half = self.shared.settings.heartbeat_interval / 2;
+        self.ask(node, count, COMBINER_PATIENCE_MIN.max(half)).await
+    }
+
+    /// Asks a node. One that does not answer in time is not asked first any more.
+    async fn ask(&mut self, node: NodeId, count: u64, timeout: Duration) -> Option<Allocation> {
         let colleagues = Arc::clone(self.shared.colleagues.get()?);
         let floor = self.shared.floor();
         let generation = self.shared.known().mirror.generation();
         let wanted = NumbersWanted { count, generation };
-        let answer = clock::within(COMBINER_TIMEOUT, colleagues.ask(node, wanted)).await;
+        let asking = Asking::begin(&self.shared.is_asking);
+        let answer = clock::within(timeout, colleagues.ask(node, wanted)).await;
+        drop(asking);
         let granted = answer
             .flatten()
             .filter(|granted| is_of_use(granted, wanted, floor));
         let Some(NumbersGranted { first, time, .. }) = granted else {
+            tracing::debug!(%node, "a node that was asked for numbers gave none");
             self.preferred = self.preferred.filter(|(preferred, _)| *preferred != node);
             if self.controller() == Some(node) {
                 self.avoided_until = later();
@@ -168,8 +186,10 @@ impl Combiner {
             }
         }
         order.dedup();
+        let heartbeat = self.shared.settings.heartbeat_interval;
+        let timeout = COMBINER_TIMEOUT_MIN.max(heartbeat.saturating_mul(COMBINER_TIMEOUT_HEARTBEATS));
         for node in order {
-            if let Some(allocation) = self.ask(node, count).await {
+            if let Some(allocation) = self.ask(node, count, timeout).await {
                 self.prefer(node);
                 return Some(allocation);
             }
@@ -189,6 +209,23 @@ impl Combiner {
             .map(|(node, _)| *node)
             .filter(|node| *node != self.shared.node);
         others.collect()
+    }
+}
+
+/// For as long as it is there, this node asks another one.
+struct Asking<'a>(&'a channel::Sender<bool>);
+
+impl<'a> Asking<'a> {
+    fn begin(is_asking: &'a channel::Sender<bool>) -> Self {
+        is_asking.send_replace(true);
+        Self(is_asking)
+    }
+}
+
+impl Drop for Asking<'_> {
+    /// Also when whoever asked stopped waiting.
+    fn drop(&mut self) {
+        self.0.send_replace(false);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::coordination::replacement::{Step, learner, replacements, steps};
 use crate::coordination::{CoordinationError, View};
 use crate::limits::{ETCD_RETRY_MAX, LEARNER_ABSENT_MAX};
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
-use rdb_proto::types::{GroupId, NodeId, SeatId, Side};
+use rdb_proto::types::{GroupId, Membership, NodeId, SeatId, Side};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,9 +28,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
         } else if is_mine(&shared) {
             absences.look(&now, clock::monotonic());
             next_lost = absences.next(shared.settings.replace_after, clock::monotonic());
-            work(&shared, &now, &mut absences).await
+            work(&shared, &now, &absences).await
         } else {
             absences = Absences::default();
+            show_unreplaced(&shared, BTreeSet::new());
             Ok(())
         };
         if let Err(error) = done {
@@ -87,8 +88,6 @@ async fn stand(shared: &Shared) -> Result<(), CoordinationError> {
 #[derive(Debug, Default)]
 struct Absences {
     since: BTreeMap<NodeId, Instant>,
-    /// What was complained of.
-    told: BTreeSet<(GroupId, NodeId)>,
 }
 
 impl Absences {
@@ -124,12 +123,12 @@ impl Absences {
     }
 }
 
-async fn work(shared: &Shared, view: &View, absences: &mut Absences) -> Result<(), CoordinationError> {
+async fn work(shared: &Shared, view: &View, absences: &Absences) -> Result<(), CoordinationError> {
     place_groups(shared, view).await?;
     let now = clock::monotonic();
     let lost = absences.lost(shared.settings.replace_after, now);
     let gone = absences.lost(Some(LEARNER_ABSENT_MAX), now);
-    change_members(shared, &lost, &gone, &mut absences.told).await
+    change_members(shared, &lost, &gone).await
 }
 
 /// Gives every group that has no members some, once there are enough live nodes.
@@ -172,7 +171,6 @@ async fn change_members(
     shared: &Shared,
     lost: &BTreeSet<NodeId>,
     gone: &BTreeSet<NodeId>,
-    told: &mut BTreeSet<(GroupId, NodeId)>,
 ) -> Result<(), CoordinationError> {
     // Of one moment: a txn compares what was decided on.
     let (mirror, problem) = {
@@ -190,15 +188,43 @@ async fn change_members(
             take(shared, (&mirror, &view), members, step, group).await?;
         }
     }
+    forget_departed(shared, &mirror, &view).await?;
     let stuck = replacements(&view, lost)
         .into_iter()
         .filter(|replacement| replacement.joins.is_none());
     let stuck: BTreeSet<(GroupId, NodeId)> = stuck.map(|stuck| (stuck.group, stuck.leaves)).collect();
-    for (group, node) in stuck.difference(told) {
-        let node = mirror.name_of(*node);
+    show_unreplaced(shared, stuck);
+    Ok(())
+}
+
+/// Tells of members that are to be replaced and cannot be, once in the log, and in the status for as long as it lasts.
+fn show_unreplaced(shared: &Shared, now: BTreeSet<(GroupId, NodeId)>) {
+    let before = shared.known().unreplaced.clone();
+    if before == now {
+        return;
+    }
+    for (group, node) in now.difference(&before) {
+        let node = shared.known().mirror.name_of(*node).to_owned();
         tracing::warn!(%group, node, "a member is to be replaced, and no live node is free to take its place");
     }
-    *told = stuck;
+    shared.learn(|known| known.unreplaced = now);
+}
+
+/// Takes back orders to leave that are of nobody: the node's name is another's by now, or nobody's, and it has no
+/// members.
+async fn forget_departed(shared: &Shared, mirror: &Mirror, view: &View) -> Result<(), CoordinationError> {
+    let has_members = |node: NodeId| {
+        let learners = view.learners.values().flatten().copied();
+        let members = view.groups.values().flat_map(Membership::everybody);
+        members.chain(learners).any(|member| member == node)
+    };
+    let is_departed = |node: &&NodeId| mirror.registration(**node).is_none() && !has_members(**node);
+    for node in view.leaving.keys().filter(is_departed) {
+        let txn = Txn::new()
+            .when([is_still_mine(shared), shared.same_generation()])
+            .and_then([TxnOp::delete(shared.keys.leaving(*node), None)]);
+        call("an order to leave", shared.client.kv_client().txn(txn)).await?;
+    }
     Ok(())
 }
 
@@ -279,6 +305,15 @@ fn still_led(shared: &Shared, mirror: &Mirror, seat: SeatId) -> [Compare; 2] {
         .map(|key| Compare::mod_revision(key, CompareOp::Equal, revision))
 }
 
+/// Holds as long as this node is the controller.
+fn is_still_mine(shared: &Shared) -> Compare {
+    Compare::value(
+        shared.keys.controller(),
+        CompareOp::Equal,
+        encode(&record(shared)),
+    )
+}
+
 /// Writes the members of a group, IF this node is the controller and the rest holds.
 async fn put_members(
     shared: &Shared,
@@ -286,12 +321,7 @@ async fn put_members(
     members: &MembersRecord,
     mut compares: Vec<Compare>,
 ) -> Result<bool, CoordinationError> {
-    let controller = encode(&record(shared));
-    compares.push(Compare::value(
-        shared.keys.controller(),
-        CompareOp::Equal,
-        controller,
-    ));
+    compares.push(is_still_mine(shared));
     compares.push(shared.same_generation());
     let txn =
         Txn::new()
@@ -305,7 +335,6 @@ async fn put_members(
 mod tests {
     use super::*;
     use crate::coordination::NodeInfo;
-    use rdb_proto::types::Membership;
 
     fn view(live: &[u64]) -> View {
         let info = |node: u64| NodeInfo {

@@ -3,7 +3,7 @@
 use super::endpoints::{Moves, OneAtATime};
 use super::records::{ConfigRecord, CounterRecord, FORMAT, IdRecord, Keys, decode, encode};
 use super::session::Numbers;
-use super::{EtcdCoordinator, EtcdSettings, Known, NumbersStats, Shared, call, grant, value_got};
+use super::{EtcdCoordinator, EtcdSettings, NumbersStats, Shared, call, grant, value_got};
 use crate::clock::{self, BackOff};
 use crate::coordination::{CoordinationError, View};
 use crate::limits::{
@@ -17,15 +17,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::watch as channel;
 use uuid::Uuid;
 
-/// Releases of etcd before which a revoked or lapsed lease can be lost by a new leader of etcd.
-const FIRST_SOUND: [(u64, u64, u64); 2] = [(3, 4, 31), (3, 5, 13)];
-
-/// Share of the quota, in percent, from which on the operator is warned.
-const QUOTA_WARN_PERCENT: i64 = 80;
-
-/// Quota of an etcd that says nothing of it: its default.
-const QUOTA_DEFAULT: i64 = 2 << 30;
-
 /// A connection to etcd, and the database that is there.
 #[derive(Debug)]
 pub struct Connected {
@@ -34,7 +25,6 @@ pub struct Connected {
     keys: Keys,
     settings: EtcdSettings,
     config: ConfigRecord,
-    warnings: Vec<String>,
     remembered: Option<NodeId>,
 }
 
@@ -58,17 +48,13 @@ pub async fn connect(settings: EtcdSettings) -> Result<Connected, CoordinationEr
     let mut first = 0_usize;
     loop {
         match try_connect(&settings, &keys, first).await {
-            Ok((client, moves, config, warnings)) => {
-                for warning in &warnings {
-                    tracing::warn!("{warning}");
-                }
+            Ok((client, moves, config)) => {
                 return Ok(Connected {
                     client: Unprinted(client),
                     moves,
                     keys,
                     settings,
                     config,
-                    warnings,
                     remembered: None,
                 });
             }
@@ -86,14 +72,13 @@ async fn try_connect(
     settings: &EtcdSettings,
     keys: &Keys,
     first: usize,
-) -> Result<(Client, Moves, ConfigRecord, Vec<String>), CoordinationError> {
+) -> Result<(Client, Moves, ConfigRecord), CoordinationError> {
     let options = connect_options(settings).await?;
     let (channel, moves) = OneAtATime::new(first);
     let connecting = Client::connect_with_balanced_channel(&settings.endpoints, Some(options), channel);
     let client = call("etcd", connecting).await?;
     let config = config(&client, settings, keys).await?;
-    let warnings = warnings(&client).await?;
-    Ok((client, moves, config, warnings))
+    Ok((client, moves, config))
 }
 
 /// How every connection to etcd is made.
@@ -174,42 +159,6 @@ async fn config(
     }
 }
 
-/// What an operator should know of this etcd. Whether it compacts by itself cannot be asked for.
-async fn warnings(client: &Client) -> Result<Vec<String>, CoordinationError> {
-    let status = call("etcd's status", client.maintenance_client().status()).await?;
-    let mut warnings = Vec::new();
-    if is_unsound(status.version()) {
-        warnings.push(format!(
-            "etcd is {}, which can keep a lapsed lease alive after a change of its leader: use 3.4.31, 3.5.13 or later",
-            status.version()
-        ));
-    }
-    let quota = match status.db_size_quota() {
-        0 => QUOTA_DEFAULT,
-        quota => quota,
-    };
-    if status.db_size().saturating_mul(100) / quota.max(1) >= QUOTA_WARN_PERCENT {
-        warnings.push(format!(
-            "etcd's database has {} bytes of {quota}: compact and defragment it, and let it compact by itself",
-            status.db_size()
-        ));
-    }
-    Ok(warnings)
-}
-
-fn is_unsound(version: &str) -> bool {
-    let mut numbers = version
-        .split(['.', '-'])
-        .map_while(|part| part.parse::<u64>().ok());
-    let (Some(major), Some(minor), Some(patch)) = (numbers.next(), numbers.next(), numbers.next()) else {
-        return false;
-    };
-    FIRST_SOUND
-        .into_iter()
-        .any(|sound| (major, minor) == (sound.0, sound.1) && patch < sound.2)
-        || (major, minor) < (3, 4)
-}
-
 impl Connected {
     /// Id of the database.
     pub const fn database(&self) -> Uuid {
@@ -246,10 +195,6 @@ impl Connected {
         let lease = grant(&self.client.0, &self.settings).await?;
         let incarnation = clock::new_uuid();
         let node = self.register(directory, lease, incarnation).await?;
-        let known = Known {
-            warnings: self.warnings.clone(),
-            ..Known::default()
-        };
         let shared = Arc::new(Shared {
             client: self.client.0.clone(),
             moves: self.moves.clone(),
@@ -258,13 +203,14 @@ impl Connected {
             config: self.config.clone(),
             node,
             incarnation,
-            known: Mutex::new(known),
+            known: Mutex::default(),
             view: channel::Sender::new(Arc::new(View::default())),
             counter: channel::Sender::new(Seq::ZERO),
             floor: AtomicU64::new(0),
             numbers: channel::Sender::new(Numbers::Unguarded),
             numbers_stats: NumbersStats::default(),
             colleagues: OnceLock::new(),
+            is_asking: channel::Sender::new(false),
             directory,
             lease: channel::Sender::new(Some(lease)),
         });
@@ -333,20 +279,5 @@ impl Connected {
         Err(CoordinationError::NameTaken {
             name: self.settings.node_name.clone(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn releases_that_can_keep_a_lapsed_lease_are_known() {
-        for unsound in ["3.4.23", "3.4.30", "3.5.0", "3.5.12", "3.3.27"] {
-            assert!(is_unsound(unsound), "{unsound}");
-        }
-        for sound in ["3.4.31", "3.5.13", "3.5.13-rc.1", "3.6.0", "4.0.0", "unknown"] {
-            assert!(!is_unsound(sound), "{sound}");
-        }
     }
 }

@@ -8,7 +8,7 @@ use super::records::{
 use crate::coordination::progress::Progress;
 use crate::coordination::{CoordinationError, NodeInfo, Report, SeatKey, View};
 use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq, Side, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A value with the revision of its last change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -330,6 +330,7 @@ impl Mirror {
             controller: self.controller.as_ref().map(|record| NodeId(record.node)),
             problem,
             warnings: warnings.iter().chain(self.complaints.values()).cloned().collect(),
+            unreplaced: BTreeSet::new(),
         }
     }
 

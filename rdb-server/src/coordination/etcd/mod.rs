@@ -17,6 +17,7 @@
 //! | `election` | the txns of a seat |
 //! | `allocator` | one txn at a time for all numbers that wait |
 //! | `combiner` | which requests for numbers another node serves |
+//! | `health` | what operators should know of etcd itself |
 //! | `controller` | the node that places groups and replaces members |
 //! | `orders` | what leaders and operators tell the controller |
 //! | `placement` | which nodes get which groups |
@@ -27,6 +28,7 @@ mod connection;
 mod controller;
 mod election;
 mod endpoints;
+mod health;
 mod join;
 mod lease;
 mod mirror;
@@ -45,16 +47,17 @@ pub use tls::EtcdTls;
 use super::progress::Progress;
 use super::{Allocation, CoordinationError, Coordinator, Granted, Order, Report, View};
 use crate::clock;
-use crate::limits::{ETCD_ALLOCATIONS_MAX, ETCD_CALL_TIMEOUT};
-use allocator::{Allocator, Wanted};
+use crate::limits::{ETCD_ALLOCATIONS_MAX, ETCD_CALL_TIMEOUT, ETCD_LATEST_MAX};
+use allocator::{Allocator, LatestWanted, Wanted};
 use async_trait::async_trait;
 use endpoints::Moves;
 use etcd_client::{Client, Compare, CompareOp, TxnOpResponse, TxnResponse};
 use futures::future::BoxFuture;
 use mirror::Mirror;
-use rdb_proto::types::{Epoch, NodeId, SeatId, Seq};
+use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq};
 use records::{ConfigRecord, Keys, LiveRecord};
 use session::Numbers;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -92,6 +95,10 @@ pub struct EtcdSettings {
     pub refresh_interval: Duration,
     /// `REPLACE_AFTER`; `None`: never.
     pub replace_after: Option<Duration>,
+    /// `HEARTBEAT_INTERVAL`.
+    pub heartbeat_interval: Duration,
+    /// How often the controller looks how etcd is.
+    pub look_every: Duration,
     /// `NODE`.
     pub node_name: String,
     /// Where others reach the node: host:port of gRPC.
@@ -144,6 +151,8 @@ struct Shared {
     numbers_stats: NumbersStats,
     /// Who may be asked for numbers in place of etcd.
     colleagues: OnceLock<Arc<dyn Colleagues>>,
+    /// Whether another node is being asked now: what others ask of this one meanwhile would wait for that.
+    is_asking: channel::Sender<bool>,
     /// Its data directory.
     directory: Uuid,
     /// The lease that this node holds now.
@@ -156,6 +165,8 @@ struct Known {
     problem: Option<String>,
     numbers_problem: Option<String>,
     warnings: Vec<String>,
+    /// As [`View::unreplaced`].
+    unreplaced: BTreeSet<(GroupId, NodeId)>,
 }
 
 impl Known {
@@ -185,7 +196,10 @@ impl Shared {
         let (view, last_seq) = {
             let mut known = self.known();
             change(&mut known);
-            let view = known.mirror.view(known.trouble(), &known.warnings);
+            let view = View {
+                unreplaced: known.unreplaced.clone(),
+                ..known.mirror.view(known.trouble(), &known.warnings)
+            };
             (view, known.mirror.last_seq())
         };
         self.saw_counter(last_seq);
@@ -289,6 +303,7 @@ async fn grant(client: &Client, settings: &EtcdSettings) -> Result<i64, Coordina
 pub struct EtcdCoordinator {
     shared: Arc<Shared>,
     wanted: mpsc::Sender<Wanted>,
+    latest_wanted: mpsc::Sender<LatestWanted>,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -297,16 +312,20 @@ impl EtcdCoordinator {
     /// Starts the tasks of a node that holds `lease`.
     fn start(shared: Arc<Shared>, lease: i64) -> Self {
         let (wanted, queue) = mpsc::channel(ETCD_ALLOCATIONS_MAX);
+        let (latest_wanted, readers) = mpsc::channel(ETCD_LATEST_MAX);
         let this = Self {
             shared,
             wanted,
+            latest_wanted,
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
         };
         this.spawn(lease::keep(Arc::clone(&this.shared), lease));
         this.spawn(watch::follow(Arc::clone(&this.shared)));
         this.spawn(controller::run(Arc::clone(&this.shared)));
+        this.spawn(health::run(Arc::clone(&this.shared)));
         this.spawn(Allocator::new(Arc::clone(&this.shared)).run(queue));
+        this.spawn(allocator::tell_latest(Arc::clone(&this.shared), readers));
         this
     }
 
@@ -370,10 +389,6 @@ impl Coordinator for EtcdCoordinator {
     async fn allocate(&self, count: u64) -> Result<Allocation, CoordinationError> {
         assert!(count > 0, "an allocation asks for at least one number");
         let (reply, answer) = oneshot::channel();
-        let gone = || CoordinationError::Unavailable {
-            what: "the counter",
-            why: "the node is stopping".to_owned(),
-        };
         self.wanted
             .send(Wanted {
                 count,
@@ -381,12 +396,15 @@ impl Coordinator for EtcdCoordinator {
                 reply,
             })
             .await
-            .map_err(|_closed| gone())?;
-        answer.await.map_err(|_closed| gone())?
+            .map_err(|_closed| allocator::stopping())?;
+        answer.await.map_err(|_closed| allocator::stopping())?
     }
 
     async fn latest(&self) -> Result<Seq, CoordinationError> {
-        allocator::latest(&self.shared).await
+        let (reply, answer) = oneshot::channel();
+        let sent = self.latest_wanted.send(reply).await;
+        sent.map_err(|_closed| allocator::stopping())?;
+        answer.await.map_err(|_closed| allocator::stopping())?
     }
 
     fn counter(&self) -> channel::Receiver<Seq> {

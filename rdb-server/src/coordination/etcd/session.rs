@@ -15,7 +15,7 @@ use crate::limits::{RESTART_GROUPS_MAX, TIME_LEAP_MICROSECONDS};
 use etcd_client::{
     Client, Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse, TxnResponse, WatchOptions,
 };
-use rdb_proto::types::{GroupId, SeatId, Side};
+use rdb_proto::types::{GroupId, SeatId, Seq, Side};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -99,6 +99,12 @@ impl EtcdCoordinator {
             client: Arc::new(call("a session", connecting).await?),
             broken: CancellationToken::new(),
         })
+    }
+
+    /// The node's own logs prove that numbers up to this one were given: the counter has come as far, also when etcd
+    /// does not show it. So a seat without writes keeps up with the others while its leader lacks etcd.
+    pub fn saw_given(&self, seq: Seq) {
+        self.shared.saw_counter(seq);
     }
 
     /// What this node has seen of etcd, and has in its own logs.

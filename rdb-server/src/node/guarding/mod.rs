@@ -321,8 +321,8 @@ impl GuardDriver {
             one.members.insert(id.group, membership);
             seen.merge(&one);
         }
-        // Numbers that come by another node must be above what the node's own members know, too.
-        self.coordinator.note_durable(seen.counter);
+        // Numbers that come by another node must be above what the node's own members know, too; and marks follow it.
+        self.coordinator.saw_given(seen.counter);
         let mut known = self.guard.seen().clone();
         known.merge(&seen);
         if known != *self.guard.seen() {
