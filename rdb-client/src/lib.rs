@@ -25,6 +25,7 @@
 //! | `append_stream` | many appends under way on one stream |
 //! | `read` | reads, history, lists of keys |
 //! | `subscribe` | the change stream, over lost connections |
+//! | `handed_out` | what of it came before, when it is in the order of keys |
 //! | `status` | what the database looks like |
 //! | `admin` | seats moved, nodes drained and forgotten |
 //! | `error` | what a failure says, and whether anything happened |
@@ -40,6 +41,7 @@ mod consumer;
 mod error;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod handed_out;
 pub mod limits;
 mod read;
 mod retry;
@@ -64,5 +66,5 @@ pub use read::{
     Consistency, History, HistoryOptions, KeyPage, KeyState, KeyThen, ReadAnswer, ReadOptions, Snapshot,
 };
 pub use status::{GroupStatus, HeldMark, MemberProgress, NodeStatus, SeatStatus, SlotRange, Status};
-pub use subscribe::{EventBatch, Filter, Message, Start, Subscription};
+pub use subscribe::{EventBatch, Filter, Message, Order, Start, Subscription};
 pub use write::{NewEvent, Receipt, Stored, derived_event_id};

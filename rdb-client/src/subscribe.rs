@@ -4,11 +4,15 @@
 //! will. The position is the seq of the last event handed out, or the last mark or caught-up notice. A new connection begins there and
 //! names the database, so that a position is never used on another one.
 //!
+//! In the order of keys events are not in that of seqs, so only marks and notices move the position. What came above it
+//! comes again over a new connection, and is left out here.
+//!
 //! Two checks run on every message, so that a broken promise is an error and never a silent loss: seqs rise, and a
 //! mark's count of changes equals what arrived since the mark before.
 
 use crate::clock::{self, Deadline};
 use crate::connect::{Client, Node};
+use crate::handed_out::HandedOut;
 use crate::limits::STREAM_SILENCE_MAX;
 use crate::retry::Backoff;
 use crate::{Change, Error, Event, EventKind, Seq, Timestamp};
@@ -32,6 +36,18 @@ pub enum Start {
     Now,
     /// With the first event at or after this time.
     At(Timestamp),
+}
+
+/// In which order events come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// All of them by their seqs.
+    #[default]
+    Seqs,
+    /// Those of a key by their seqs, each as soon as its own seat has committed it: sooner, and also while another seat holds
+    /// the stream. One subscription hands each event out once, also over lost connections. A new one that begins at the
+    /// position of another gets what is above it again: the position is the last mark's.
+    Keys,
 }
 
 /// Which events a subscription gets: those that pass each part that is not empty. Within a part, one match is
@@ -60,7 +76,7 @@ pub enum Message {
         /// The next event has a greater seq.
         after: Seq,
     },
-    /// Events, in the order of their seqs.
+    /// Events, in the order of their seqs; with [`Order::Keys`] of each key.
     Events(EventBatch),
     /// Nothing at or below this seq will come any more.
     Resolved {
@@ -99,12 +115,12 @@ impl EventBatch {
         self.count
     }
 
-    /// Seq of the first.
+    /// Seq of the first; with [`Order::Keys`], the lowest.
     pub const fn first_seq(&self) -> Seq {
         self.first
     }
 
-    /// Seq of the last.
+    /// Seq of the last; with [`Order::Keys`], the greatest, and no position to go on at.
     pub const fn last_seq(&self) -> Seq {
         self.last
     }
@@ -140,6 +156,16 @@ impl EventBatch {
     /// When the server sent something that is not a batch.
     pub fn split(&self) -> Result<Vec<Bytes>, Error> {
         split_batch(self.encoded.clone()).map_err(Error::bad_answer)
+    }
+
+    /// A batch of these seqs, in any order; `None` when there are none.
+    pub(crate) fn of(encoded: Bytes, seqs: &[Seq]) -> Option<Self> {
+        Some(Self {
+            encoded,
+            count: u64::try_from(seqs.len()).unwrap_or(u64::MAX),
+            first: seqs.iter().copied().min()?,
+            last: seqs.iter().copied().max()?,
+        })
     }
 
     /// Checks the order while it counts; `None` when there are no events.
@@ -181,9 +207,13 @@ pub struct Subscription {
     with_before: bool,
     /// Seq of the snapshot that it begins with; `None` without one, [`Seq::ZERO`] before the first connection.
     snapshot: Option<Seq>,
+    /// With [`Order::Keys`]: what came above the position.
+    handed_out: Option<HandedOut>,
     stream: Option<(Node, Streaming<v1::SubscribeResponse>)>,
     /// Events since the last mark on this connection.
     changes: u64,
+    /// Those of them that had been handed out before.
+    repeated: u64,
     backoff: Backoff,
     /// Not before this moment is a new connection opened.
     retry_at: Option<Instant>,
@@ -200,8 +230,10 @@ impl Client {
             start,
             with_before: false,
             snapshot: None,
+            handed_out: None,
             stream: None,
             changes: 0,
+            repeated: 0,
             backoff: Backoff::new(),
             retry_at: None,
             attempts: 0,
@@ -224,6 +256,16 @@ impl Subscription {
         self
     }
 
+    /// Asks for events in this order.
+    #[must_use]
+    pub fn in_order_of(mut self, order: Order) -> Self {
+        self.handed_out = match order {
+            Order::Seqs => None,
+            Order::Keys => Some(HandedOut::default()),
+        };
+        self
+    }
+
     /// Begins with a snapshot: of everything up to one seq, which the database chooses when the subscription is opened, only
     /// the latest event of each key comes, and none of deleted keys; then every event after it.
     #[must_use]
@@ -243,7 +285,7 @@ impl Subscription {
         self.snapshot.filter(|seq| *seq > Seq::ZERO)
     }
 
-    /// Where a new subscription would go on without loss and without repetition. `None` when it did not begin with
+    /// Where a new subscription would go on without loss and, but for [`Order::Keys`], without repetition. `None` when it did not begin with
     /// [`Start::After`] and no connection was open yet.
     pub const fn position(&self) -> Option<Seq> {
         match self.start {
@@ -335,6 +377,11 @@ impl Subscription {
             with_before: self.with_before,
             snapshot: self.snapshot.is_some(),
             snapshot_seq: self.snapshot.unwrap_or_default().get(),
+            order: match self.handed_out {
+                None => v1::Order::Seqs,
+                Some(_) => v1::Order::Keys,
+            }
+            .into(),
         };
         let silence = Deadline::after(Some(STREAM_SILENCE_MAX));
         let mut client = node.changes();
@@ -342,6 +389,10 @@ impl Subscription {
             Ok(Ok(stream)) => {
                 self.stream = Some((node, stream.into_inner()));
                 self.changes = 0;
+                self.repeated = 0;
+                if let Some(handed_out) = &mut self.handed_out {
+                    handed_out.begin_connection();
+                }
                 self.retry_at = None;
                 Ok(())
             }
@@ -391,6 +442,14 @@ impl Subscription {
 
     fn events(&mut self, encoded: Bytes) -> Result<Option<Message>, Error> {
         let position = self.position().unwrap_or(Seq::ZERO);
+        if let Some(handed_out) = &mut self.handed_out {
+            let (came, batch) = handed_out.take_in(encoded, position)?;
+            let new = batch.as_ref().map_or(0, EventBatch::count);
+            self.changes = self.changes.saturating_add(came);
+            self.repeated = self.repeated.saturating_add(came.saturating_sub(new));
+            self.note(batch.as_ref().map_or(position, EventBatch::last_seq));
+            return Ok(batch.map(Message::Events));
+        }
         let Some(batch) = EventBatch::scan(encoded, position)? else {
             return Ok(None);
         };
@@ -401,6 +460,7 @@ impl Subscription {
 
     fn resolved(&mut self, mark: &v1::Resolved) -> Result<Message, Error> {
         let changes = std::mem::take(&mut self.changes);
+        let repeated = std::mem::take(&mut self.repeated);
         if changes != mark.changes_since_previous {
             let sent = mark.changes_since_previous;
             let problem = format_args!(
@@ -412,13 +472,21 @@ impl Subscription {
         self.progress(Seq(mark.seq));
         Ok(Message::Resolved {
             seq: Seq(mark.seq),
-            changes,
+            changes: changes.saturating_sub(repeated),
         })
     }
 
     fn progress(&mut self, to: Seq) {
         let position = self.position().unwrap_or(Seq::ZERO);
         self.start = Start::After(position.max(to));
+        if let Some(handed_out) = &mut self.handed_out {
+            handed_out.move_on(position.max(to));
+        }
+        self.note(to);
+    }
+
+    /// Notes that the database has reached a seq, and that the connection is of use.
+    fn note(&mut self, to: Seq) {
         self.client.note_seq(to);
         self.backoff.reset();
         self.attempts = 0;

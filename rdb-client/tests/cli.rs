@@ -259,6 +259,8 @@ fn wrong_usage_exits_2_and_writes_no_data() {
         &["read", "-k", "a", "--timeout", "10 parsecs"],
         &["subscribe", "--name", "mine", "--from-now"],
         &["subscribe", "--name", "mine", "--snapshot"],
+        &["subscribe", "--name", "mine", "--order", "key"],
+        &["subscribe", "--order", "keys"],
         &["subscriptions"],
         &["subscriptions", "seek", "mine"],
         &["subscribe", "--format", "xml"],

@@ -7,7 +7,7 @@ mod support;
 use futures::{StreamExt as _, TryStreamExt as _};
 use rdb_client::{
     AppenderOptions, Client, Expectation, Filter, Happened, HistoryOptions, KeyName, Message, NewEvent,
-    ReadOptions, Reason, Seq, Start, Version,
+    Order, ReadOptions, Reason, Seq, Start, Version,
 };
 use rdb_proto::v1;
 use std::time::Duration;
@@ -347,6 +347,36 @@ async fn a_subscription_goes_on_without_loss_and_without_repetition() {
     assert_eq!(seqs, (3..=10).collect::<Vec<_>>());
     assert_eq!(interruptions, 1);
     assert_eq!(fake.state().subscribed_after, [Some(2), Some(6)]);
+    assert_eq!(subscription.position(), Some(Seq(10)));
+}
+
+/// The promise: in the order of keys, what is above the last mark comes again over a new connection, and is handed out once.
+/// Red when an event moves the position, or when what came before is not left out.
+#[tokio::test]
+async fn a_subscription_by_keys_goes_on_after_its_last_mark_and_repeats_nothing() {
+    let fake = Fake::start();
+    let client = client(&fake);
+    for n in 0..10 {
+        write(&client, &format!("k{}", n % 3), "x").await;
+    }
+    fake.state().break_stream_after = Some(4);
+    let subscription = client.subscribe(Start::After(Seq(2)), Filter::default());
+    let mut subscription = subscription.in_order_of(Order::Keys);
+    let (mut seqs, mut marked) = (Vec::new(), 0);
+    loop {
+        match subscription.next().await.unwrap() {
+            Message::Events(batch) => {
+                seqs.extend(batch.decode().unwrap().iter().map(|event| event.seq.get()));
+                assert_eq!(subscription.position(), Some(Seq(2)), "no event moves it");
+            }
+            Message::Resolved { changes, .. } => marked += changes,
+            Message::Opened { .. } | Message::Interrupted(_) | Message::FellBehind { .. } => {}
+            Message::CaughtUp { seq } => break assert_eq!(seq, Seq(10)),
+        }
+    }
+    assert_eq!(seqs, (3..=10).collect::<Vec<_>>());
+    assert_eq!(marked, 4, "of the second connection four were new");
+    assert_eq!(fake.state().subscribed_after, [Some(2), Some(2)]);
     assert_eq!(subscription.position(), Some(Seq(10)));
 }
 

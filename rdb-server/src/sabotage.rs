@@ -101,6 +101,10 @@ sabotages! {
     MergeBySeat = "merge_by_seat";
     /// Events of seats elsewhere are shown without waiting for what may come before them (section 7).
     PartsUnawaited = "parts_unawaited";
+    /// A stream in the order of keys shows a seat's events when the others can add none before them (section 7).
+    KeysAwaitOthers = "keys_await_others";
+    /// A mark of a stream in the order of keys is that of the furthest seat (section 7).
+    MarkOfAnyPart = "mark_of_any_part";
     /// A snapshot of a stream is of one seq less than the stream goes on with (section 7).
     SnapshotSeam = "snapshot_seam";
     /// Numbers that a node took for another one are given to the next who asks, too (rule 6.5).

@@ -112,6 +112,18 @@ pub const MUTATIONS: &[Mutation] = &[
         "every_node_shows_the_whole_stream_while_nodes_die",
     ),
     mutation(
+        "mark_of_any_part",
+        "marks of a stream in the order of keys",
+        "by_keys",
+        "every_node_shows_each_keys_events_in_order_while_nodes_die",
+    ),
+    mutation(
+        "keys_await_others",
+        "no key waits for another's seat",
+        "by_keys",
+        "a_seat_that_stands_still_delays_only_its_own_keys",
+    ),
+    mutation(
         "snapshot_seam",
         "a snapshot goes over into changes",
         "changes",

@@ -3,7 +3,7 @@
 use super::status::CallError;
 use super::{Api, elsewhere, forward};
 use crate::limits::{MARK_INTERVAL, PART_MARK_INTERVAL, SUBSCRIPTIONS_MAX};
-use crate::node::{Filter, Gather, Handle, Message, NodeError, Part, Selection, Start, Subscription};
+use crate::node::{Filter, Gather, Handle, Message, NodeError, Order, Part, Selection, Start, Subscription};
 use futures::Stream;
 use rdb_proto::convert;
 use rdb_proto::limits::{
@@ -48,7 +48,9 @@ pub(super) async fn subscribe(
         return Err(FieldError::invalid(forward::FORWARDED, "names no seat").into());
     }
     let snapshot_seq = request.snapshot_seq;
-    let changes = if others.is_empty() {
+    // Of one seat, the order of seqs is that of its keys.
+    let is_one_part = others.is_empty() && (selection.order == Order::Seqs || here.len() == 1);
+    let changes = if is_one_part {
         let interval = if is_part {
             PART_MARK_INTERVAL
         } else {
@@ -91,7 +93,8 @@ struct Parts<'a> {
     selection: Selection,
 }
 
-/// The stream of all seats, of which this node has only some members: each other group's from a node that has.
+/// The stream of all seats, of which this node has only some members: each other group's from a node that has. In the order
+/// of keys, each seat's by itself.
 async fn gather(
     node: &Handle,
     parts: Parts<'_>,
@@ -110,16 +113,18 @@ async fn gather(
         }
         .into());
     }
-    let mut groups: BTreeMap<GroupId, Vec<SeatId>> = BTreeMap::new();
-    for seat in parts.others {
-        groups.entry(seat.group).or_default().push(seat);
-    }
+    let order = parts.selection.order;
+    let (here, there) = match order {
+        Order::Seqs => (vec![parts.here.to_vec()], by_group(&parts.others)),
+        Order::Keys => (each(parts.here), each(&parts.others)),
+    };
     let mut streams: Vec<Part<CallError>> = Vec::new();
-    for seats in groups.into_values() {
+    for seats in there {
         streams.push(Box::pin(elsewhere::changes(node.clone(), seats, request.clone())));
     }
-    if !parts.here.is_empty() {
-        let subscribed = node.subscribe(parts.here, parts.start, parts.selection, PART_MARK_INTERVAL);
+    for seats in here.iter().filter(|seats| !seats.is_empty()) {
+        let selection = parts.selection.clone();
+        let subscribed = node.subscribe(seats, parts.start, selection, PART_MARK_INTERVAL);
         streams.push(Box::pin(futures::stream::try_unfold(
             subscribed.await?,
             async |mut subscription| {
@@ -128,7 +133,19 @@ async fn gather(
             },
         )));
     }
-    Ok(Gather::new(streams, after))
+    Ok(Gather::new(streams, after, order))
+}
+
+fn by_group(seats: &[SeatId]) -> Vec<Vec<SeatId>> {
+    let mut groups: BTreeMap<GroupId, Vec<SeatId>> = BTreeMap::new();
+    for seat in seats {
+        groups.entry(seat.group).or_default().push(*seat);
+    }
+    groups.into_values().collect()
+}
+
+fn each(seats: &[SeatId]) -> Vec<Vec<SeatId>> {
+    seats.iter().map(|seat| vec![*seat]).collect()
 }
 
 fn start(request: &v1::SubscribeRequest) -> Result<Start, FieldError> {
@@ -160,7 +177,19 @@ fn selection(request: &v1::SubscribeRequest) -> Result<Selection, FieldError> {
         filter: filter(request.filter.clone().unwrap_or_default())?,
         with_before: request.with_before,
         snapshot: Seq(request.snapshot_seq),
+        order: order(request.order)?,
     })
+}
+
+fn order(wire: i32) -> Result<Order, FieldError> {
+    match v1::Order::try_from(wire) {
+        Ok(v1::Order::Seqs) => Ok(Order::Seqs),
+        Ok(v1::Order::Keys) => Ok(Order::Keys),
+        Err(_unknown) => Err(FieldError::invalid(
+            "order",
+            format!("must be of seqs (0) or of keys (1), not {wire}"),
+        )),
+    }
 }
 
 fn filter(wire: v1::Filter) -> Result<Filter, FieldError> {

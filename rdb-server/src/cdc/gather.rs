@@ -3,9 +3,13 @@
 //! An event is shown once every other part has shown what comes before it: an event with a greater seq, or a mark at or
 //! above it. A part is asked for more only when all it said was shown, so each holds one message at most, and a slow
 //! subscriber slows the parts and nothing else.
+//!
+//! Where the order of each key is enough, an event is shown as soon as it is heard. Each part must then be of one seat:
+//! its events rise, so that what a part has shown still tells up to where all of its events were.
 
 use super::cadence::Cadence;
 use super::merge::Run;
+use super::selection::Order;
 use super::subscription::Message;
 use crate::clock;
 use crate::limits::{MARK_INTERVAL, MARK_INTERVAL_MAX, STREAM_MESSAGE_BYTES};
@@ -26,6 +30,7 @@ pub type Part<E> = Pin<Box<dyn Stream<Item = Result<Message, E>> + Send>>;
 /// See the module. `E` is what a part can fail with; the whole stream is over then.
 pub struct Gather<E> {
     parts: Vec<Heard<E>>,
+    order: Order,
     phase: Phase,
     cadence: Cadence,
 }
@@ -52,7 +57,7 @@ struct Heard<E> {
 
 impl<E: From<EventError>> Gather<E> {
     /// Gathers parts that all begin after `after`, or, without it, each after the seq that it names.
-    pub fn new(parts: impl IntoIterator<Item = Part<E>>, after: Option<Seq>) -> Self {
+    pub fn new(parts: impl IntoIterator<Item = Part<E>>, after: Option<Seq>, order: Order) -> Self {
         let heard = |part| Heard {
             part,
             opened: None,
@@ -63,6 +68,7 @@ impl<E: From<EventError>> Gather<E> {
         };
         Self {
             parts: parts.into_iter().map(heard).collect(),
+            order,
             phase: Phase::Opening(after),
             cadence: Cadence::from(after.unwrap_or_default(), MARK_INTERVAL),
         }
@@ -92,13 +98,18 @@ impl<E: From<EventError>> Gather<E> {
         }
     }
 
-    /// Hears one message of a part of which nothing is left to be shown.
+    /// Hears one message of a part of which nothing is left to be shown; the others come first the next time.
     fn poll_parts(&mut self, context: &mut Context<'_>) -> Poll<Result<(), E>> {
-        for heard in self.parts.iter_mut().filter(|heard| heard.events.is_empty()) {
+        for (at, heard) in self.parts.iter_mut().enumerate() {
+            if !heard.events.is_empty() {
+                continue;
+            }
             match heard.part.as_mut().poll_next(context) {
                 Poll::Pending => {}
                 Poll::Ready(Some(Ok(message))) => {
-                    return Poll::Ready(heard.take_in(message).map_err(E::from));
+                    let taken = heard.take_in(message).map_err(E::from);
+                    self.parts.rotate_left(at.saturating_add(1));
+                    return Poll::Ready(taken);
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => {
@@ -129,7 +140,7 @@ impl<E: From<EventError>> Gather<E> {
             return Some(Message::FellBehind(ahead.unwrap_or_default()));
         }
         if let Some(run) = self.take_run() {
-            self.cadence.advance(run.last_seq, run.count);
+            self.cadence.advance(self.shown_up_to(), run.count);
             return Some(Message::Changes(run));
         }
         self.cadence.advance(self.shown_up_to(), 0);
@@ -143,14 +154,18 @@ impl<E: From<EventError>> Gather<E> {
         self.cadence.is_due_at_rest().then(|| self.mark())
     }
 
-    /// Events that no part can precede any more, until a message is full.
+    /// Events that no part can precede any more, or, by keys, any that were heard, until a message is full.
     fn take_run(&mut self) -> Option<Run> {
         let mut encoded = BytesMut::new();
         let (mut count, mut last) = (0_u64, None);
         while encoded.len() < STREAM_MESSAGE_BYTES {
             let silent = self.parts.iter().filter(|heard| heard.events.is_empty());
             let bound = silent.map(|heard| heard.up_to).min();
-            let bound = bound.filter(|_| !sabotage::is(Sabotage::PartsUnawaited));
+            let is_awaited = match self.order {
+                Order::Seqs => !sabotage::is(Sabotage::PartsUnawaited),
+                Order::Keys => sabotage::is(Sabotage::KeysAwaitOthers),
+            };
+            let bound = bound.filter(|_| is_awaited);
             let first = self
                 .parts
                 .iter_mut()
@@ -178,7 +193,13 @@ impl<E: From<EventError>> Gather<E> {
             Some((seq, _)) => seq.previous(),
             None => heard.up_to,
         };
-        self.parts.iter().map(next).min().unwrap_or_default()
+        let shown = self.parts.iter().map(next);
+        let shown = if self.order == Order::Keys && sabotage::is(Sabotage::MarkOfAnyPart) {
+            shown.max()
+        } else {
+            shown.min()
+        };
+        shown.unwrap_or_default()
     }
 
     fn mark(&mut self) -> Message {
@@ -263,10 +284,18 @@ mod tests {
 
     /// Parts that say this and then nothing more.
     fn gather<const N: usize>(said: [Vec<Message>; N], after: Option<Seq>) -> Gather<EventError> {
+        gather_by(Order::Seqs, said, after)
+    }
+
+    fn gather_by<const N: usize>(
+        order: Order,
+        said: [Vec<Message>; N],
+        after: Option<Seq>,
+    ) -> Gather<EventError> {
         let part = |said: Vec<Message>| -> Part<EventError> {
             Box::pin(futures::stream::iter(said.into_iter().map(Ok)).chain(futures::stream::pending()))
         };
-        Gather::new(said.map(part), after)
+        Gather::new(said.map(part), after, order)
     }
 
     /// Everything that is said before it waits, a line each.
@@ -302,6 +331,31 @@ mod tests {
         );
     }
 
+    /// DESIGN 7. Red when a part that says nothing is waited for, or when a mark passes what it may still say.
+    #[test]
+    fn by_keys_an_event_waits_for_no_other_part_and_a_mark_for_all() {
+        let caught_up = |seq| Message::CaughtUp(Seq(seq));
+        let first = vec![
+            Message::Opened(Seq(0)),
+            run(1..=2),
+            run(6..=7),
+            Message::Resolved(Seq(9), 4),
+            caught_up(9),
+        ];
+        let second = vec![Message::Opened(Seq(0)), run(3..=4), caught_up(4)];
+        assert_eq!(
+            said(gather_by(Order::Keys, [first, second], Some(Seq(0)))),
+            [
+                "opened 0",
+                "1 2",
+                "3 4",
+                "6 7",
+                "resolved 4, 6 events",
+                "caught up 4"
+            ]
+        );
+    }
+
     #[test]
     fn it_is_caught_up_when_all_parts_are_and_behind_when_one_is() {
         let caught_up = |seq| Message::CaughtUp(Seq(seq));
@@ -334,7 +388,7 @@ mod tests {
     #[tokio::test]
     async fn a_part_that_fails_ends_it() {
         let part: Part<EventError> = Box::pin(futures::stream::iter([Err(EventError::Batch("x"))]));
-        let mut gather = Gather::new([part], None);
+        let mut gather = Gather::new([part], None, Order::Seqs);
         let failed = gather.next().now_or_never();
         assert!(matches!(failed, Some(Err(EventError::Batch("x")))));
     }

@@ -5,7 +5,7 @@
 
 use rdb_proto::types::{LogIndex, Seq};
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Marks and commit indexes of all seats of the node, and the database's mark: the lowest of the seats'.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub struct Marks {
 #[derive(Debug, Default)]
 struct SeatMarks {
     commit: AtomicU64,
+    committed: Notify,
     mark: watch::Sender<Seq>,
 }
 
@@ -32,7 +33,10 @@ impl Marks {
     /// Notes that entries of the seat at this position are committed up to `index`.
     pub fn commit(&self, seat: usize, index: LogIndex) {
         if let Some(seat) = self.seats.get(seat) {
-            seat.commit.fetch_max(index.get(), Ordering::Release);
+            let before = seat.commit.fetch_max(index.get(), Ordering::Release);
+            if before < index.get() {
+                seat.committed.notify_waiters();
+            }
         }
     }
 
@@ -60,6 +64,23 @@ impl Marks {
         self.seats.get(seat).map_or(LogIndex::ZERO, |seat| {
             LogIndex(seat.commit.load(Ordering::Acquire))
         })
+    }
+
+    /// Waits until entries of the seat at this position are committed beyond `index`. Cancel safe.
+    pub async fn committed_beyond(&self, seat: usize, index: LogIndex) {
+        let Some(marks) = self.seats.get(seat) else {
+            return std::future::pending().await;
+        };
+        loop {
+            // Before the look: what is committed in between wakes, too.
+            let committed = marks.committed.notified();
+            tokio::pin!(committed);
+            committed.as_mut().enable();
+            if self.committed(seat) > index {
+                return;
+            }
+            committed.await;
+        }
     }
 
     /// No event at or below this seq is still to come.
@@ -116,6 +137,7 @@ impl SeatsMark {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
 
     #[test]
     fn the_database_is_resolved_as_far_as_its_slowest_seat() {
@@ -126,6 +148,19 @@ mod tests {
         assert_eq!(marks.resolved(), Seq(4));
         marks.resolve(1, Seq(12));
         assert_eq!(marks.resolved(), Seq(9));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_commit_is_woken_by_it_and_by_no_other() {
+        let marks = Marks::new(2);
+        let mut waiting = Box::pin(marks.committed_beyond(0, LogIndex(3)));
+        assert_eq!(waiting.as_mut().now_or_never(), None);
+        marks.commit(0, LogIndex(3));
+        marks.commit(1, LogIndex(9));
+        assert_eq!(waiting.as_mut().now_or_never(), None);
+        marks.commit(0, LogIndex(4));
+        waiting.await;
+        marks.committed_beyond(0, LogIndex(3)).await;
     }
 
     #[test]

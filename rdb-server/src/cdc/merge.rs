@@ -12,7 +12,7 @@ use crate::storage::{Cursor, Frame, StorageError};
 use bytes::{Bytes, BytesMut};
 use rdb_proto::entry::EntryKind;
 use rdb_proto::event::push_to_batch;
-use rdb_proto::types::Seq;
+use rdb_proto::types::{LogIndex, Seq};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -27,14 +27,23 @@ pub struct Run {
     pub last_seq: Seq,
 }
 
-/// What a merge has to offer below a mark.
+/// Up to where a merge may take entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// Those whose seqs are at or below a resolved mark: all seats' together are one order.
+    Resolved(Seq),
+    /// Those up to a committed index, of a merge of one seat: its log is in the order of seqs without a mark.
+    Committed(LogIndex),
+}
+
+/// What a merge has to offer up to a bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Merged {
     /// Events; there may be more.
     Run(Run),
     /// The filter let nothing through so far; everything up to this seq was looked at, and there may be more.
     Filtered(Seq),
-    /// Nothing more at or below the mark.
+    /// Nothing more up to the bound.
     End,
 }
 
@@ -74,11 +83,11 @@ impl Merge {
         }
     }
 
-    /// Takes events at or below `mark`, a resolved one, until a message is full.
+    /// Takes events up to the bound, until a message is full.
     ///
     /// # Errors
     /// [`StorageError`] when a log cannot be read or is damaged; nothing is skipped, the merge is over.
-    pub fn next(&mut self, mark: Seq, message_bytes: usize) -> Result<Merged, StorageError> {
+    pub fn next(&mut self, bound: Bound, message_bytes: usize) -> Result<Merged, StorageError> {
         let mut encoded = BytesMut::new();
         let (mut count, mut looked_at, mut bytes_read) = (0_u64, None, 0_usize);
         // What was taken of an entry is shown, however much was read for it: a mark must not pass it.
@@ -92,7 +101,7 @@ impl Merge {
                 looked_at = looked_at.max(Some(seq));
                 continue;
             }
-            let Some((frame, seat)) = self.take_lowest(mark)? else {
+            let Some((frame, seat)) = self.take_lowest(bound)? else {
                 break;
             };
             bytes_read = bytes_read.saturating_add(frame.body.len());
@@ -124,24 +133,25 @@ impl Merge {
         })
     }
 
-    /// Takes the entry with the lowest seqs, when all of them are at or below the mark.
-    fn take_lowest(&mut self, mark: Seq) -> Result<Option<(Frame, usize)>, StorageError> {
-        let mut lowest: Option<(usize, Seq, Seq)> = None;
+    /// Takes the entry with the lowest seqs, when all of it is within the bound.
+    fn take_lowest(&mut self, bound: Bound) -> Result<Option<(Frame, usize)>, StorageError> {
+        let mut lowest: Option<(usize, Seq, bool)> = None;
         for (seat, source) in self.sources.iter_mut().enumerate() {
             let Some(frame) = source.peek(&self.marks)? else {
                 continue;
             };
             let is_lower = |first_seq| frame.first_seq < first_seq && !sabotage::is(Sabotage::MergeBySeat);
             if lowest.is_none_or(|(_, first_seq, _)| is_lower(first_seq)) {
-                lowest = Some((seat, frame.first_seq, frame.last_seq()));
+                let is_within = match bound {
+                    Bound::Resolved(mark) => frame.last_seq() <= mark,
+                    Bound::Committed(index) => frame.index <= index,
+                };
+                lowest = Some((seat, frame.first_seq, is_within));
             }
         }
-        let Some((seat, _, last_seq)) = lowest else {
+        let Some((seat, _, true)) = lowest else {
             return Ok(None);
         };
-        if last_seq > mark {
-            return Ok(None);
-        }
         let Some(source) = self.sources.get_mut(seat) else {
             return Ok(None);
         };
@@ -189,8 +199,10 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cdc::Filter;
+    use crate::cdc::{Filter, Message, Order, Seats, Start, Subscription};
+    use crate::limits::MARK_INTERVAL_MAX;
     use crate::storage::{LogEvent, LogSettings, MemoryIndex, SeatLog, Ticket, catch_up};
+    use futures::FutureExt as _;
     use rdb_proto::entry::{Entry, EntryBody};
     use rdb_proto::event::{Change, EventKind, NewEvent, StoredEvents, decode_batch, split_batch};
     use rdb_proto::types::{
@@ -322,7 +334,7 @@ mod tests {
     fn seqs_of(mut merge: Merge, mark: u64) -> Vec<u64> {
         let mut seqs = Vec::new();
         loop {
-            match merge.next(Seq(mark), 100).unwrap() {
+            match merge.next(Bound::Resolved(Seq(mark)), 100).unwrap() {
                 Merged::Run(run) => {
                     let events = decode_batch(run.encoded).unwrap();
                     assert_eq!(run.count, u64::try_from(events.len()).unwrap());
@@ -354,7 +366,7 @@ mod tests {
             "5 belongs to the entry of 4"
         );
         let mut merge = world.merge(Filter::default(), 3);
-        assert_eq!(merge.next(Seq(4), 100).unwrap(), Merged::End);
+        assert_eq!(merge.next(Bound::Resolved(Seq(4)), 100).unwrap(), Merged::End);
         assert_eq!(
             merge.shown_up_to(Seq(4)).unwrap(),
             Seq(3),
@@ -406,7 +418,7 @@ mod tests {
         };
         let mut merge = world.merge_of(selection, 0);
         let mut pairs = Vec::new();
-        while let Merged::Run(run) = merge.next(Seq(8), 100).unwrap() {
+        while let Merged::Run(run) = merge.next(Bound::Resolved(Seq(8)), 100).unwrap() {
             for encoded in split_batch(run.encoded).unwrap() {
                 let change = Change::decode(encoded).unwrap();
                 let before = change.before.map_or(0, |before| before.seq.get());
@@ -450,7 +462,7 @@ mod tests {
             let mut merge = world.merge_of(selection, after);
             let mut seqs = Vec::new();
             // A message of one byte: every entry is far larger than what may be read for one.
-            while let Merged::Run(run) = merge.next(Seq(9), 1).unwrap() {
+            while let Merged::Run(run) = merge.next(Bound::Resolved(Seq(9)), 1).unwrap() {
                 seqs.extend(
                     decode_batch(run.encoded)
                         .unwrap()
@@ -470,14 +482,47 @@ mod tests {
         }
     }
 
+    /// DESIGN 7. Red when a seat whose keys alone are in order waits for a mark, or when several do not.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn one_seat_by_keys_is_shown_as_it_commits_and_several_by_their_marks() {
+        let world = World::new([&[(1, 1), (4, 2)], &[(2, 2)]]);
+        let shown = |order, seats: usize| {
+            let selection = Selection {
+                order,
+                ..Selection::default()
+            };
+            let sources = world.merge(Filter::default(), 0).sources.into_iter().take(seats);
+            let seats = Seats::new(
+                sources.map(|source| source.seat).collect(),
+                Arc::clone(&world.marks),
+            );
+            let start = Start::After(Seq::ZERO);
+            let mut stream = Subscription::new(seats, selection, start, MARK_INTERVAL_MAX).unwrap();
+            let mut shown = Vec::new();
+            while let Some(message) = stream.next().now_or_never() {
+                if let Message::Changes(run) = message.unwrap() {
+                    let events = decode_batch(run.encoded).unwrap();
+                    shown.extend(events.iter().map(|event| event.seq.get()));
+                }
+            }
+            (shown, stream.position())
+        };
+        let before_any_mark = (Vec::new(), Seq::ZERO);
+        assert_eq!(shown(Order::Seqs, 1), before_any_mark);
+        assert_eq!(shown(Order::Keys, 2), before_any_mark);
+        assert_eq!(shown(Order::Keys, 1), (vec![1, 4, 5], Seq(5)));
+        world.marks.resolve(0, Seq(9));
+        assert_eq!(shown(Order::Keys, 1), (vec![1, 4, 5], Seq(9)));
+    }
+
     #[test]
     fn what_is_committed_later_is_shown_later() {
         let world = World::new([&[(1, 1)], &[]]);
         let mut merge = world.merge(Filter::default(), 0);
         assert!(matches!(
-            merge.next(Seq(1), 100).unwrap(),
+            merge.next(Bound::Resolved(Seq(1)), 100).unwrap(),
             Merged::Run(Run { last_seq: Seq(1), .. })
         ));
-        assert_eq!(merge.next(Seq(5), 100).unwrap(), Merged::End);
+        assert_eq!(merge.next(Bound::Resolved(Seq(5)), 100).unwrap(), Merged::End);
     }
 }

@@ -1,5 +1,6 @@
 //! What a stream reads of one seat: its log, and what the key index knows of an event's key.
 
+use super::marks::{Marks, SeatsMark};
 use crate::storage::{Direction, KeyIndex, LogReader, StorageError};
 use bytes::Bytes;
 use rdb_proto::entry::EntryKind;
@@ -19,6 +20,27 @@ pub struct SeatSource {
     pub index: Arc<dyn KeyIndex>,
     /// Last entry that the index knows.
     pub applied: watch::Receiver<LogIndex>,
+}
+
+/// The seats that a stream shows, and how far they are.
+#[derive(Debug)]
+pub struct Seats {
+    pub(super) sources: Vec<SeatSource>,
+    pub(super) marks: Arc<Marks>,
+    pub(super) mark: SeatsMark,
+}
+
+impl Seats {
+    /// These members of seats, of the node whose marks these are.
+    pub fn new(sources: Vec<SeatSource>, marks: Arc<Marks>) -> Self {
+        let mark = marks.watch_seats(sources.iter().map(|source| source.position));
+        Self { sources, marks, mark }
+    }
+
+    /// Their mark.
+    pub const fn mark(&self) -> &SeatsMark {
+        &self.mark
+    }
 }
 
 impl SeatSource {

@@ -1,4 +1,4 @@
-//! What of an entry a subscriber gets.
+//! What of an entry a subscriber gets, and when.
 
 use super::filter::Filter;
 use super::seat::SeatSource;
@@ -8,7 +8,17 @@ use bytes::Bytes;
 use rdb_proto::event::{Event, EventError, split_batch, with_before};
 use rdb_proto::types::Seq;
 
-/// Which events come, and what comes with them.
+/// In which order events come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// All of them by their seqs: each once nothing can precede it any more.
+    #[default]
+    Seqs,
+    /// Those of a key by their seqs: each as soon as its own seat has committed it.
+    Keys,
+}
+
+/// Which events come, what comes with them, and in which order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
     /// Which events pass.
@@ -17,6 +27,8 @@ pub struct Selection {
     pub with_before: bool,
     /// Up to this seq only what keys held as of it comes. [`Seq::ZERO`]: no snapshot.
     pub snapshot: Seq,
+    /// In which order.
+    pub order: Order,
 }
 
 impl Selection {

@@ -1,13 +1,16 @@
 //! One subscriber's stream: events below the resolved mark, marks, and word of being caught up or behind.
 //!
+//! A stream of one seat whose keys alone are to be in order does not wait for the mark: the seat's log is in the order of
+//! seqs, so what is committed there is shown, and everything at or below the last event shown was shown.
+//!
 //! A subscriber reads from the logs, never from a queue of its own: a slow one holds a position and one message,
 //! and nothing else waits for it.
 
 use super::cadence::Cadence;
 use super::marks::{Marks, SeatsMark};
-use super::merge::{Merge, Merged, Run};
-use super::seat::SeatSource;
-use super::selection::Selection;
+use super::merge::{Bound, Merge, Merged, Run};
+use super::seat::{SeatSource, Seats};
+use super::selection::{Order, Selection};
 use crate::limits::{FELL_BEHIND_SEQS, STREAM_MESSAGE_BYTES};
 use crate::storage::StorageError;
 use crate::{blocking, clock};
@@ -46,6 +49,15 @@ enum Phase {
     Live,
 }
 
+/// How far the seats are.
+#[derive(Debug, Clone, Copy)]
+struct Reach {
+    /// Nothing at or below is still to be added.
+    mark: Seq,
+    /// What may be shown: everything at or below the mark, at least.
+    bound: Bound,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Subscription {
@@ -53,8 +65,10 @@ pub struct Subscription {
     mark: SeatsMark,
     /// Seats whose indexes must have applied what is read; empty when no index is asked.
     indexed: Vec<SeatSource>,
-    /// The mark that is read up to once they have, and which entry each must know for it.
-    awaited: Option<(Seq, Vec<LogIndex>)>,
+    /// What is read up to once they have, and which entry each must know for it.
+    awaited: Option<(Reach, Vec<LogIndex>)>,
+    /// Position of the one seat whose entries are shown when they are committed.
+    eager: Option<usize>,
     marks: Arc<Marks>,
     phase: Phase,
     cadence: Cadence,
@@ -68,26 +82,31 @@ impl Subscription {
     /// # Errors
     /// [`StorageError`] when a log cannot be read.
     pub fn new(
-        seats: Vec<SeatSource>,
-        marks: Arc<Marks>,
+        seats: Seats,
         selection: Selection,
         start: Start,
         mark_interval: Duration,
     ) -> Result<Self, StorageError> {
-        let mark = marks.watch_seats(seats.iter().map(|seat| seat.position));
+        let Seats { sources, marks, mark } = seats;
         let position = match start {
             Start::After(seq) => seq,
-            Start::At(time) => before(time, &seats, &marks, mark.seq())?,
+            Start::At(time) => before(time, &sources, &marks, mark.seq())?,
         };
         let indexed = if selection.asks_index() {
-            seats.clone()
+            sources.clone()
         } else {
             Vec::new()
         };
+        // Of several seats only marks tell the order.
+        let eager = match (selection.order, sources.as_slice()) {
+            (Order::Keys, [seat]) => Some(seat.position),
+            (Order::Keys | Order::Seqs, _) => None,
+        };
         Ok(Self {
             indexed,
+            eager,
             awaited: None,
-            merge: Merge::new(seats, Arc::clone(&marks), selection, position),
+            merge: Merge::new(sources, Arc::clone(&marks), selection, position),
             mark,
             marks,
             phase: Phase::Opening,
@@ -117,10 +136,10 @@ impl Subscription {
                 self.phase = Phase::CatchingUp;
                 return Ok(Message::FellBehind(self.mark.seq()));
             }
-            let Some(mark) = self.readable().await else {
+            let Some(reach) = self.readable().await else {
                 return Ok(self.say_mark());
             };
-            match self.read(mark)? {
+            match self.read(reach.bound)? {
                 Merged::Run(run) => {
                     self.cadence.advance(run.last_seq, run.count);
                     return Ok(Message::Changes(run));
@@ -131,45 +150,58 @@ impl Subscription {
                     tokio::task::yield_now().await;
                 }
                 Merged::End => {
-                    if let Some(message) = self.at_end(mark)? {
+                    if let Some(message) = self.at_end(reach.mark)? {
                         return Ok(message);
                     }
-                    self.wait(mark).await;
+                    self.wait(reach).await;
                 }
             }
         }
     }
 
-    /// The mark, once the indexes that are asked know every entry that it rests on: those committed when it was seen. `None`
-    /// when that takes so long that a mark is due; the same one is waited for then.
-    async fn readable(&mut self) -> Option<Seq> {
+    /// How far to read, once the indexes that are asked know every entry that it rests on: those committed when it was seen.
+    /// `None` when that takes so long that a mark is due; the same is waited for then.
+    async fn readable(&mut self) -> Option<Reach> {
         if self.indexed.is_empty() {
-            return Some(self.mark.seq());
+            return Some(self.reach());
         }
-        let (mark, targets) = self.awaited.take().unwrap_or_else(|| {
-            let mark = self.mark.seq();
-            let committed = |seat: &SeatSource| self.marks.committed(seat.position);
-            (mark, self.indexed.iter().map(committed).collect())
+        let (reach, targets) = self.awaited.take().unwrap_or_else(|| {
+            let reach = self.reach();
+            let committed = |seat: &SeatSource| match reach.bound {
+                Bound::Committed(index) => index,
+                Bound::Resolved(_) => self.marks.committed(seat.position),
+            };
+            (reach, self.indexed.iter().map(committed).collect())
         });
         let applied = clock::within(self.cadence.rest(), applied(&mut self.indexed, &targets));
         if applied.await.is_some() {
-            return Some(mark);
+            return Some(reach);
         }
-        self.awaited = Some((mark, targets));
+        self.awaited = Some((reach, targets));
         None
     }
 
+    /// How far the seats are now. The mark is looked at first: what it rests on is committed then.
+    fn reach(&self) -> Reach {
+        let mark = self.mark.seq();
+        let bound = match self.eager {
+            Some(seat) => Bound::Committed(self.marks.committed(seat)),
+            None => Bound::Resolved(mark),
+        };
+        Reach { mark, bound }
+    }
+
     /// What was committed just now is in memory; what lies further back, or an index tells of, may be on a disk that is slow.
-    fn read(&mut self, mark: Seq) -> Result<Merged, StorageError> {
+    fn read(&mut self, bound: Bound) -> Result<Merged, StorageError> {
         let merge = &mut self.merge;
         if self.phase == Phase::Live && self.indexed.is_empty() {
-            merge.next(mark, STREAM_MESSAGE_BYTES)
+            merge.next(bound, STREAM_MESSAGE_BYTES)
         } else {
-            blocking::read(|| merge.next(mark, STREAM_MESSAGE_BYTES))
+            blocking::read(|| merge.next(bound, STREAM_MESSAGE_BYTES))
         }
     }
 
-    /// Nothing is left below the mark: what is worth saying, before waiting?
+    /// Nothing is left to be shown: what is worth saying, before waiting?
     fn at_end(&mut self, mark: Seq) -> Result<Option<Message>, StorageError> {
         let shown = self.merge.shown_up_to(mark)?;
         self.cadence.advance(shown, 0);
@@ -188,11 +220,21 @@ impl Subscription {
         Message::Resolved(seq, events)
     }
 
-    /// Until the mark moves beyond this one, or until the next mark is due.
-    async fn wait(&mut self, mark: Seq) {
-        let moved = self.mark.reached(mark.next());
+    /// Until the seats are further than this, or until the next mark is due.
+    async fn wait(&mut self, reach: Reach) {
+        let rest = self.cadence.rest();
+        let mark = self.mark.reached(reach.mark.next());
+        let moved = async {
+            match (self.eager, reach.bound) {
+                (Some(seat), Bound::Committed(index)) => tokio::select! {
+                    () = self.marks.committed_beyond(seat, index) => Ok(()),
+                    marked = mark => marked,
+                },
+                (None, _) | (_, Bound::Resolved(_)) => mark.await,
+            }
+        };
         // A closed channel means that the node stops: the stream's owner ends it.
-        if let Some(Err(_closed)) = clock::within(self.cadence.rest(), moved).await {
+        if let Some(Err(_closed)) = clock::within(rest, moved).await {
             std::future::pending::<()>().await;
         }
     }

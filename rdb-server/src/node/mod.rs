@@ -26,7 +26,7 @@ mod subscribe;
 pub mod tasks;
 pub mod telemetry;
 
-pub use crate::cdc::{Filter, Gather, Message, Part, Run, Selection, Start, Subscription};
+pub use crate::cdc::{Filter, Gather, Message, Order, Part, Run, Selection, Start, Subscription};
 pub use crate::protocol::KeyState;
 pub use append::PendingAppend;
 pub use cursors::{Claim, NamedCursor};

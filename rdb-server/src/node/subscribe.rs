@@ -2,7 +2,7 @@
 
 use super::error::NodeError;
 use super::handle::Handle;
-use crate::cdc::{SeatSource, Selection, Start, Subscription};
+use crate::cdc::{SeatSource, Seats, Selection, Start, Subscription};
 use rdb_proto::types::{SeatId, Seq};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +42,8 @@ impl Handle {
             .partition(|seat| members.contains_key(seat) && !learns(seat))
     }
 
-    /// Begins a change stream of these seats, with marks no more often than each `mark_interval`.
+    /// Begins a change stream of these seats, with marks no more often than each `mark_interval`. Only that of one seat can
+    /// be in the order of keys: one of several is in the order of seqs.
     ///
     /// # Errors
     /// [`NodeError::SeqAhead`] for a start or a snapshot that was never handed out, [`NodeError::NotResolved`] when the
@@ -64,10 +65,8 @@ impl Handle {
             })
         };
         let sources = seats.iter().map(source).collect::<Result<Vec<_>, _>>()?;
-        let marks = Arc::clone(&self.shared.marks);
-        let positions = sources.iter().map(|source| source.position);
-        let mark = marks.watch_seats(positions);
-        let resolved = mark.seq();
+        let seats = Seats::new(sources, Arc::clone(&self.shared.marks));
+        let resolved = seats.mark().seq();
         let wait_for = match start {
             Start::After(seq) if self.check_handed_out(seq, resolved).await? => Seq::ZERO,
             // A position that was never handed out would skip what comes.
@@ -76,15 +75,9 @@ impl Handle {
             Start::At(_) => self.counter().min(Seq(1)),
         };
         // What keys hold as of a seq is known once nothing at or below it can be added.
-        self.resolved_up_to(wait_for.max(selection.snapshot), mark)
+        self.resolved_up_to(wait_for.max(selection.snapshot), seats.mark().clone())
             .await?;
-        Ok(Subscription::new(
-            sources,
-            marks,
-            selection,
-            start,
-            mark_interval,
-        )?)
+        Ok(Subscription::new(seats, selection, start, mark_interval)?)
     }
 
     /// Completes when this node has not a member of each of these seats any more: a change stream of them would stand

@@ -10,9 +10,11 @@
 //! | [`expectations`] | a write happened only where its expectation held, and a conflict told the truth |
 //! | [`reads`] | a linearizable read saw what was acknowledged before it |
 //! | [`stream`] | the stream from any start is the same stream |
+//! | [`by_keys`] | the same in the order of keys: each key's events in order, marks that are true |
 //! | [`marks`] | nothing at or below a resolved mark comes after it |
 
 pub mod atomicity;
+pub mod by_keys;
 pub mod durability;
 pub mod expectations;
 pub mod marks;

@@ -1,7 +1,7 @@
 //! The command line: names, flags, environment and help. Nothing is decided here.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use rdb_client::{EventId, Expectation, Seq, Timestamp, Version};
+use rdb_client::{EventId, Expectation, Order, Seq, Timestamp, Version};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -620,6 +620,11 @@ pub(crate) struct SubscribeArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["from_now", "from_time", "snapshot", "snapshot_of"])]
     pub(crate) name: Option<String>,
 
+    /// In which order events come. By key they come sooner, each key's in their order; what comes after the last mark comes
+    /// again when a run goes on
+    #[arg(long, value_name = "ORDER", default_value = "seq", conflicts_with = "name")]
+    pub(crate) order: StreamOrder,
+
     /// Only events of this type; may be given several times
     #[arg(long = "type", value_name = "TYPE")]
     pub(crate) types: Vec<String>,
@@ -643,6 +648,23 @@ pub(crate) struct SubscribeArgs {
     /// Show marks too, as {"resolved":SEQ}: nothing at or below one is still to come
     #[arg(long)]
     pub(crate) resolved: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StreamOrder {
+    /// All of them by their seqs
+    Seq,
+    /// Those of each key by their seqs, each as soon as it is committed
+    Key,
+}
+
+impl From<StreamOrder> for Order {
+    fn from(order: StreamOrder) -> Self {
+        match order {
+            StreamOrder::Seq => Self::Seqs,
+            StreamOrder::Key => Self::Keys,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -12,7 +12,7 @@ use crate::resume::{self, Place};
 use crate::subscriptions;
 use crate::table::Columns;
 use rdb_client::clock::{self, Deadline, wall_time};
-use rdb_client::{Change, ConsumerOptions, Event, EventBatch, Filter, Message, Seq, Start, Timestamp};
+use rdb_client::{Change, ConsumerOptions, Event, EventBatch, Filter, Message, Order, Seq, Start, Timestamp};
 use serde::Serialize;
 use std::io;
 use std::time::{Duration, Instant};
@@ -41,6 +41,7 @@ struct Show {
     last_mark: Option<Seq>,
     /// Seq with which the next run goes on.
     resume: Option<Seq>,
+    order: Order,
     footer: Option<Bottom>,
     /// When what was shown was acknowledged last.
     acknowledged: Instant,
@@ -76,6 +77,7 @@ pub(crate) async fn subscribe(context: &mut Context, args: SubscribeArgs) -> Res
             Start::After(seq) => Some(seq),
             Start::Now | Start::At(_) => None,
         },
+        order: args.order.into(),
         footer: has_footer.then(|| Bottom {
             footer: Footer::new(clock::now()),
             written: clock::now(),
@@ -130,7 +132,7 @@ async fn stream(context: &Context, args: &SubscribeArgs, with_before: bool) -> R
         let late = |_passed| Failure::Late(format!("subscription `{name}` was not to be had in time"));
         return Ok(Stream::from(claimed.map_err(late)??));
     }
-    let mut subscription = client.subscribe(start(args), filter);
+    let mut subscription = client.subscribe(start(args), filter).in_order_of(args.order.into());
     if with_before {
         subscription = subscription.with_before();
     }
@@ -267,7 +269,9 @@ impl Show {
                 self.change(&change, output)?;
                 self.left = self.left.map(|left| left.saturating_sub(1));
             }
-            self.resume = Some(change.event.seq);
+            if self.order == Order::Seqs {
+                self.resume = Some(change.event.seq);
+            }
             if let Some(bottom) = &mut self.footer {
                 bottom.footer.came_to(change.event.time);
             }
