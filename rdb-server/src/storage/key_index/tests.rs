@@ -5,6 +5,8 @@ use crate::storage::files::as_u64;
 use crate::storage::test_entries::{entry_of, epoch_start, new_event, scratch};
 use crate::storage::{DataDir, FreshIds, LogSettings, Opened, SeatLog};
 use proptest::prelude::*;
+use rdb_proto::cursor::{CursorAct, CursorChange};
+use rdb_proto::entry::EntryBody;
 use rdb_proto::event::EventKind;
 use rdb_proto::types::{GroupId, SeatId, Side};
 use std::fs;
@@ -408,6 +410,102 @@ fn applying_again_what_is_partly_there_changes_nothing() {
     world.ticket = 9;
     world.stop();
     check(&*World::open(directory.path()).index, &entries, 8);
+}
+
+/// Claims, acknowledgements, releases, seeks and an end of three names, from the entry after the epoch start on.
+fn story_of_names() -> Vec<Entry> {
+    let consumer = Uuid::from_u128;
+    let claim = |n, replaces| CursorAct::Claim {
+        consumer: consumer(n),
+        replaces,
+        position: Seq(1),
+    };
+    let done = |generation, position| CursorAct::Acknowledge {
+        generation,
+        position: Seq(position),
+    };
+    let acts = [
+        ("a", claim(1, 0)),
+        ("b", claim(1, 0)),
+        ("a", done(2, 5)),
+        ("c", claim(1, 0)),
+        ("b", CursorAct::Forget { replaces: 3 }),
+        ("b", claim(2, 0)),
+        ("a", CursorAct::Release { generation: 2 }),
+        ("a", claim(2, 2)),
+        ("b", done(7, 9)),
+        (
+            "c",
+            CursorAct::Seek {
+                position: Seq(0),
+                replaces: 5,
+            },
+        ),
+        ("a", done(9, 9)),
+        ("c", CursorAct::Forget { replaces: 11 }),
+    ];
+    let entry = |(index, (name, act)): (u64, (&str, CursorAct))| Entry {
+        index: LogIndex(index),
+        epoch: crate::storage::test_entries::EPOCH,
+        body: EntryBody::Cursor(Arc::new(CursorChange {
+            name: name.to_owned(),
+            act,
+        })),
+    };
+    let changes = (2..).zip(acts).map(entry);
+    [epoch_start(1)].into_iter().chain(changes).collect()
+}
+
+/// The same of cursors. Red when a change counts that stands before what its name was changed by last.
+#[test]
+fn cursors_that_are_partly_newer_than_the_mark_come_out_the_same() {
+    let directory = scratch();
+    let entries = story_of_names();
+    let index_of = |directory: &Path| {
+        let index = directory.join("index");
+        let sled = sled::open(&index).unwrap();
+        let tree = sled.open_tree("0.0").unwrap();
+        (index, sled, tree)
+    };
+    // What is on disk once each entry was the last one.
+    let mut stages: Vec<(TempDir, Vec<(sled::IVec, sled::IVec)>)> = Vec::new();
+    for entry in &entries {
+        let mut world = World::open(directory.path());
+        world.ticket = entry.index.get();
+        world.append(std::slice::from_ref(entry));
+        world.stop();
+        let copy = copy_index(directory.path());
+        let (index, sled, tree) = index_of(directory.path());
+        let cursors = tree.scan_prefix(runs::CURSOR_PREFIX).map(Result::unwrap).collect();
+        drop((tree, sled));
+        store::await_end_of_sled(&index).unwrap();
+        stages.push((copy, cursors));
+    }
+    let expected = World::open(directory.path()).index.cursors();
+    let names: Vec<&str> = expected.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(names, ["a", "b"]);
+
+    let last = stages.len() - 1;
+    for older in 0..last {
+        for newer in [(older + 2).min(last), last] {
+            for written in 0..=stages[newer].1.len() {
+                put_index(&stages[older].0, directory.path());
+                let (index, sled, tree) = index_of(directory.path());
+                for (name, cursor) in &stages[newer].1[..written] {
+                    tree.insert(name, cursor).unwrap();
+                }
+                drop((tree, sled));
+                store::await_end_of_sled(&index).unwrap();
+                let world = World::open(directory.path());
+                assert_eq!(world.index.applied(), entries[older].index);
+                world.catch_up();
+                let what = format!("{written} names of stage {newer} under stage {older}");
+                assert_eq!(world.index.cursors(), expected, "{what}");
+                world.stop();
+            }
+        }
+    }
+    assert_eq!(World::open(directory.path()).index.cursors(), expected);
 }
 
 fn copy_index(from: &Path) -> TempDir {
