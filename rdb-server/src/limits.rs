@@ -127,6 +127,12 @@ pub const PART_WAIT_FIRST: Duration = Duration::from_millis(20);
 /// The longest.
 pub const PART_WAIT_LONGEST: Duration = Duration::from_secs(1);
 
+/// Such streams that share a connection.
+pub const PART_STREAMS_MAX: usize = 16;
+
+/// HTTP/2 window of each: all of a connection's may lie unread at once.
+pub const PART_WINDOW_BYTES: u32 = CONNECTION_WINDOW_BYTES / 16;
+
 /// Change streams that may be open on a node: each holds a block of every seat's log in memory.
 pub const SUBSCRIPTIONS_MAX: i64 = 1_000;
 

@@ -1,6 +1,7 @@
 //! The change stream of seats that this node has no member of: from a node that has one, and over lost connections.
 
 use super::forward::{self, Peers};
+use super::places::Place;
 use super::status::{CallError, reason_of};
 use crate::clock;
 use crate::limits::{PART_ABSENT_MAX, PART_SILENCE_MAX, PART_WAIT_FIRST, PART_WAIT_LONGEST};
@@ -20,7 +21,7 @@ use tonic::{Status, Streaming};
 /// The stream of these seats, as the request asks for it. It ends with its first error: what trying elsewhere, or later,
 /// does not cure.
 pub(super) fn changes(
-    node: Handle,
+    (node, peers): (Handle, Peers),
     seats: Vec<SeatId>,
     request: SubscribeRequest,
 ) -> impl Stream<Item = Result<Message, CallError>> + Send {
@@ -28,6 +29,7 @@ pub(super) fn changes(
         // Not every node's streams from the same one.
         attempts: usize::try_from(node.id().0 >> 32).unwrap_or_default(),
         node,
+        peers,
         seats,
         request,
         stream: None,
@@ -45,10 +47,11 @@ pub(super) fn changes(
 
 struct Elsewhere {
     node: Handle,
+    peers: Peers,
     seats: Vec<SeatId>,
     /// As to be sent next: after what was heard.
     request: SubscribeRequest,
-    stream: Option<Streaming<SubscribeResponse>>,
+    stream: Option<(Place, Streaming<SubscribeResponse>)>,
     is_opened: bool,
     /// Everything at or below was heard.
     position: Seq,
@@ -68,7 +71,7 @@ impl Elsewhere {
                 self.lost(late).await?;
             }
             let heard = match &mut self.stream {
-                Some(stream) => hear(stream).await,
+                Some((_, stream)) => hear(stream).await,
                 None => self.open().await.map(|()| None),
             };
             match heard {
@@ -90,15 +93,20 @@ impl Elsewhere {
             return Err(Status::unavailable("no live node has a member of the seats"));
         };
         let request = forward::pass_on(&MetadataMap::new(), &self.seats, self.request.clone());
-        let mut other = Peers::changes(address).map_err(Status::from)?;
+        let place = self.peers.place(address).map_err(Status::from)?;
+        let mut other = place.changes();
         let opened = clock::within(PART_SILENCE_MAX, other.subscribe(request)).await;
-        self.stream = Some(opened.ok_or_else(silent)??.into_inner());
+        let opened = opened.unwrap_or_else(|| Err(silent()));
+        let stream = opened.inspect_err(|_refused| place.doubt())?.into_inner();
+        self.stream = Some((place, stream));
         Ok(())
     }
 
     /// Asks another node after a while, or gives up when none would answer otherwise.
     async fn lost(&mut self, status: Status) -> Result<(), CallError> {
-        self.stream = None;
+        if let Some((place, _)) = self.stream.take() {
+            place.doubt();
+        }
         // Another node may have heard of a position that this one asks for; whether it can be was decided before.
         let is_final = matches!(
             reason_of(&status),

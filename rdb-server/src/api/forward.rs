@@ -3,6 +3,7 @@
 //! A request is passed on once: the node that gets it answers, or refuses. After the first byte has left, a broken
 //! connection says nothing about what happened, so a write's outcome is then unknown (DESIGN 9).
 
+use super::places::{Place, Places as StreamPlaces};
 use super::status::CallError;
 use crate::limits::{CONNECTION_WINDOW_BYTES, FORWARD_CONNECT_TIMEOUT, KEEP_ALIVE, STREAM_WINDOW_BYTES};
 use crate::node::{Handle, Need, NodeError, Peer, Route};
@@ -10,7 +11,6 @@ use futures::future::BoxFuture;
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::types::{EventId, KeyName, SeatId};
 use rdb_proto::v1::admin_client::AdminClient;
-use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
 use rdb_proto::v1::subscriptions_client::SubscriptionsClient;
@@ -28,10 +28,11 @@ pub(super) const FORWARDED: &str = "rdb-forwarded";
 /// How long the caller waits, by gRPC.
 const TIMEOUT: &str = "grpc-timeout";
 
-/// Connections to other nodes, by address. Made when first used, kept from then on.
+/// Connections to other nodes, by address. Made when first used, kept from then on; but for change streams.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Peers {
     channels: Arc<Mutex<BTreeMap<String, Channel>>>,
+    places: StreamPlaces,
 }
 
 impl Peers {
@@ -41,7 +42,7 @@ impl Peers {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let channel = open(address)?;
+        let channel = endpoint(address)?.connect_lazy();
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
@@ -64,21 +65,21 @@ impl Peers {
         Ok(SubscriptionsClient::new(self.channel(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
-    /// Over a connection of its own: a subscriber that is slow holds up nobody else's answers.
-    pub(super) fn changes(address: &str) -> Result<ChangesClient<Channel>, CallError> {
-        Ok(ChangesClient::new(open(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    /// For a change stream, over a connection that only such share: a subscriber that is slow holds up nobody's answers.
+    pub(super) fn place(&self, address: &str) -> Result<Place, CallError> {
+        self.places.take(address)
     }
 
     /// For streams of a client, over a connection of their own for the same reason.
     pub(super) fn streams(address: &str) -> Result<DataClient<Channel>, CallError> {
-        Ok(DataClient::new(open(address)?)
+        Ok(DataClient::new(endpoint(address)?.connect_lazy())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 }
 
-/// A connection that is made when it is first used.
-fn open(address: &str) -> Result<Channel, CallError> {
+/// Where another node is, and how it is spoken to.
+pub(super) fn endpoint(address: &str) -> Result<Endpoint, CallError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|_malformed| NodeError::Address(address.to_owned()))?;
     Ok(endpoint
@@ -86,8 +87,7 @@ fn open(address: &str) -> Result<Channel, CallError> {
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_lazy())
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
 /// The seats that a request was passed on for; `None` when it comes from a client.

@@ -8,6 +8,7 @@ mod elsewhere;
 mod forward;
 pub mod grpc;
 pub mod http;
+mod places;
 mod read;
 mod snapshot;
 mod status;

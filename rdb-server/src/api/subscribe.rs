@@ -64,7 +64,7 @@ pub(super) async fn subscribe(
             start,
             selection,
         };
-        Changes::Everywhere(Box::new(gather(node, parts, request).await?))
+        Changes::Everywhere(Box::new(gather(api, parts, request).await?))
     };
     if node.telemetry().subscribers.inc() >= SUBSCRIPTIONS_MAX {
         node.telemetry().subscribers.dec();
@@ -96,10 +96,11 @@ struct Parts<'a> {
 /// The stream of all seats, of which this node has only some members: each other group's from a node that has. In the order
 /// of keys, each seat's by itself.
 async fn gather(
-    node: &Handle,
+    api: &Api,
     parts: Parts<'_>,
     request: v1::SubscribeRequest,
 ) -> Result<Gather<CallError>, CallError> {
+    let node = &api.node;
     let after = match parts.start {
         Start::After(seq) => Some(seq),
         Start::At(_) => None,
@@ -120,7 +121,11 @@ async fn gather(
     };
     let mut streams: Vec<Part<CallError>> = Vec::new();
     for seats in there {
-        streams.push(Box::pin(elsewhere::changes(node.clone(), seats, request.clone())));
+        streams.push(Box::pin(elsewhere::changes(
+            (node.clone(), api.peers.clone()),
+            seats,
+            request.clone(),
+        )));
     }
     for seats in here.iter().filter(|seats| !seats.is_empty()) {
         let selection = parts.selection.clone();
