@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use rdb_proto::reason::Reason;
 use rdb_proto::types::FieldError;
 use rdb_proto::v1;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -77,6 +77,18 @@ pub struct SubscriptionStatus {
     pub heard: bool,
     /// Seqs from the position to the counter.
     pub lag: u64,
+    /// How long ago the first event after the position was; zero when there is none, `None` when that cannot be told now. In
+    /// seconds when it is serialized.
+    #[serde(rename = "lag_seconds", serialize_with = "as_seconds")]
+    pub lag_time: Option<Duration>,
+}
+
+#[expect(clippy::ref_option, reason = "serde hands a field over like this")]
+fn as_seconds<S: Serializer>(lag: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match lag {
+        Some(lag) => serializer.serialize_some(&lag.as_secs_f64()),
+        None => serializer.serialize_none(),
+    }
 }
 
 impl Client {
@@ -154,11 +166,6 @@ impl Client {
     /// # Errors
     /// As for every read.
     pub async fn subscriptions(&self) -> Result<Vec<SubscriptionStatus>, Error> {
-        let make = |attempt: Attempt| {
-            let request = attempt.request(v1::ListSubscriptionsRequest {});
-            async move { attempt.node.subscriptions().list(request).await }
-        };
-        let (answer, _attempts) = self.call(CallKind::Read, None, make).await?;
         let status = |info: v1::SubscriptionInfo| SubscriptionStatus {
             name: info.name,
             position: info.position,
@@ -166,13 +173,25 @@ impl Client {
             consumer: Uuid::from_slice(&info.consumer).ok(),
             heard: info.heard,
             lag: info.lag,
+            lag_time: info.lag_ms.map(Duration::from_millis),
         };
-        Ok(answer
-            .into_inner()
-            .subscriptions
-            .into_iter()
-            .map(status)
-            .collect())
+        let mut found = Vec::new();
+        let mut after = String::new();
+        loop {
+            let make = |attempt: Attempt| {
+                let after = after.clone();
+                let request = attempt.request(v1::ListSubscriptionsRequest { after, limit: 0 });
+                async move { attempt.node.subscriptions().list(request).await }
+            };
+            let (answer, _attempts) = self.call(CallKind::Read, None, make).await?;
+            let page = answer.into_inner();
+            found.extend(page.subscriptions.into_iter().map(status));
+            // A page of names that all come after the one before.
+            if page.next_after <= after {
+                return Ok(found);
+            }
+            after = page.next_after;
+        }
     }
 
     /// Sets the position of a named subscription that is as it was listed; the consumer that has it is fenced.

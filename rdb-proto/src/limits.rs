@@ -47,6 +47,9 @@ pub const SUBSCRIPTION_NAME_BYTES_MAX: usize = 256;
 /// Most keys in a page of a key listing.
 pub const LIST_KEYS_PAGE_MAX: usize = 1_000;
 
+/// Most names of subscriptions of a page of a listing, and most seqs whose times are asked for at once.
+pub const LIST_SUBSCRIPTIONS_PAGE_MAX: usize = 1_000;
+
 /// Most keys of one snapshot.
 pub const SNAPSHOT_KEYS_MAX: usize = 1_000;
 

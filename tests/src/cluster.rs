@@ -283,14 +283,15 @@ impl Cluster {
     }
 }
 
-/// A key that belongs to a seat of group 0.
-pub fn key_of(status: &v1::StatusResponse, seat: u32) -> String {
+/// A key that belongs to a seat.
+pub fn key_of(status: &v1::StatusResponse, group: u32, seat: u32) -> String {
     let is_of = |key: &String| {
         let name = KeyName::new("default", key).expect("it is short");
         let slot = u32::from(name.slot().0);
         let mut ranges = status.slots.iter();
-        ranges
-            .any(|range| (range.first..=range.last).contains(&slot) && (range.group, range.seat) == (0, seat))
+        ranges.any(|range| {
+            (range.first..=range.last).contains(&slot) && (range.group, range.seat) == (group, seat)
+        })
     };
     let mut keys = (0..).map(|n| format!("probe{n}"));
     keys.find(is_of).expect("keys spread over all slots")

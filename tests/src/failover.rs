@@ -69,7 +69,7 @@ async fn lose(cluster: &mut Cluster, lan: &Lan, way: Way) -> (Duration, Duration
     let status = cluster.until_led(true).await;
     let (victim, leads_other) = (cluster.leader(0, 0).await, cluster.leader(0, 1).await);
     let via = cluster.addresses()[leads_other];
-    let probe = async |seat| Probe::start(Api::connect(via).await, key_of(&status, seat));
+    let probe = async |seat| Probe::start(Api::connect(via).await, key_of(&status, 0, seat));
     let (mut lost, mut other) = (probe(0).await, probe(1).await);
     lost.acknowledged().await;
     other.acknowledged().await;

@@ -69,7 +69,10 @@ async fn follow_everywhere(addresses: Vec<SocketAddr>, upto: watch::Receiver<Opt
     let subscription = client.subscribe(Start::After(Seq::ZERO), Filter::default());
     let mut subscription = subscription.in_order_of(Order::Keys);
     let mut seen = Vec::new();
-    while upto.borrow().is_none_or(|upto| subscription.position() < Some(upto)) {
+    while upto
+        .borrow()
+        .is_none_or(|upto| subscription.position() < Some(upto))
+    {
         if let Message::Events(batch) = subscription.next().await.unwrap() {
             seen.extend(batch.decode().unwrap());
         }
@@ -137,7 +140,7 @@ async fn a_seat_that_stands_still_delays_only_its_own_keys() {
     if stands == writer {
         stands = cluster.leader(1, 1).await;
     }
-    let key = key_of(&status, 0);
+    let key = key_of(&status, 0, 0);
     let mut api = cluster.api(writer).await;
     let before = Seq(api.write(&key, "before").await.unwrap().seq);
     let awake: Vec<usize> = (0..5).filter(|n| *n != stands).collect();
@@ -239,7 +242,9 @@ async fn what_comes_by_keys_is_what_comes_by_seqs() {
         order: 7,
         ..Default::default()
     };
-    let refused = soon("a refusal", api.changes.subscribe(unknown)).await.unwrap_err();
+    let refused = soon("a refusal", api.changes.subscribe(unknown))
+        .await
+        .unwrap_err();
     assert!(refused.message().contains("order"), "{refused}");
     node.stop().await;
 }

@@ -49,7 +49,7 @@ impl Case {
     async fn taken_over(&self, what: &str) -> Duration {
         let watch = Stopwatch::start();
         let mut api = self.cluster.api(self.others[0]).await;
-        let key = key_of(&api.status().await.unwrap(), 0);
+        let key = key_of(&api.status().await.unwrap(), 0, 0);
         soon("a write to the seat", written(&mut api, &key)).await;
         let took = watch.elapsed();
         say(&format!("{what}: the seat takes writes again after {took:?}"));
@@ -189,7 +189,7 @@ fn a_leader_that_is_cut_off_from_etcd_goes_on_until_its_seat_goes_to_another() {
     in_lan(name, async |lan| {
         let settings = [("LEASE_TTL", "3"), ("REFRESH_INTERVAL", "1")];
         let case = Case::start(lan, 66, &settings).await;
-        let key = key_of(&case.cluster.status().await, 0);
+        let key = key_of(&case.cluster.status().await, 0, 0);
         let mut api = case.cluster.api(case.victim).await;
         written(&mut api, &key).await;
         lan.cut_port(case.victim, case.cluster.etcd.port());

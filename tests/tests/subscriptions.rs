@@ -2,10 +2,13 @@
 #![cfg(test)]
 
 use rdb_client::{Client, Consumer, ConsumerOptions, Error, Message, Reason, Seq};
-use rdb_tests::cluster::Cluster;
+use rdb_proto::v1::{self, subscriptions_client::SubscriptionsClient};
+use rdb_server::clock::utc_now;
+use rdb_tests::cluster::{Cluster, key_of};
 use rdb_tests::command::Cli;
 use rdb_tests::process::{Node, Settings};
 use rdb_tests::time::{Stopwatch, soon};
+use rdb_tests::wire::{Refusal, assert_reason};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -243,6 +246,70 @@ async fn consumers_go_on_while_nodes_die() {
     cluster.stop_all().await;
 }
 
+/// A list comes in pages, and says by any node how long each name has been behind, also when what is not done yet is in a
+/// group that this node has no member of. Red when only the groups of one node are asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_lists_names_in_pages_and_tells_how_long_each_is_behind() {
+    let mut cluster = Cluster::start(5, &[("SHARD_GROUPS", "2")]).await;
+    let status = cluster.until_led(true).await;
+    let mut api = cluster.api(0).await;
+    let (early, late) = (key_of(&status, 0, 0), key_of(&status, 1, 0));
+    let mut seqs = Vec::new();
+    for key in [&early, &early, &late, &early] {
+        seqs.push(api.write(key, "x").await.unwrap().seq);
+    }
+    let upto = *seqs.last().unwrap();
+    let events = api.events_up_to(upto).await.unwrap();
+    let client = Client::connect([cluster.node(0).grpc.to_string()]).unwrap();
+    for (n, seq) in [0].into_iter().chain(seqs.clone()).enumerate() {
+        let options = ConsumerOptions {
+            from: Some(Seq(seq)),
+            ..at_once()
+        };
+        let consumer = client.consume(&format!("name {n}"), options).await.unwrap();
+        consumer.release().await.unwrap();
+    }
+    for n in 0..5 {
+        let mut subscriptions = SubscriptionsClient::new(cluster.api(n).await.channel);
+        let mut found = Vec::new();
+        let mut after = String::new();
+        let before = utc_now();
+        loop {
+            let request = v1::ListSubscriptionsRequest { after, limit: 2 };
+            let page = subscriptions.list(request).await.unwrap().into_inner();
+            assert!(page.subscriptions.len() <= 2);
+            found.extend(page.subscriptions);
+            after = page.next_after;
+            if after.is_empty() {
+                break;
+            }
+        }
+        let passed = utc_now().get() - before.get();
+        let names: Vec<_> = found.iter().map(|info| &*info.name).collect();
+        assert_eq!(names, ["name 0", "name 1", "name 2", "name 3", "name 4"]);
+        for info in found {
+            let next = events.iter().find(|event| event.seq.get() > info.position);
+            let age = next.map_or(0, |event| (before.get() - event.time.get()) / 1_000);
+            let told = info.lag_ms.unwrap();
+            let name = &info.name;
+            assert!(
+                (age..=age + passed / 1_000 + 1).contains(&told) || (next.is_none() && told == 0),
+                "by node {n}, {name} at {}: {told} ms, not {age} to {passed} us more",
+                info.position
+            );
+        }
+        let wrong = v1::ListSubscriptionsRequest {
+            limit: 1_001,
+            ..Default::default()
+        };
+        assert_reason(
+            subscriptions.list(wrong).await.map_err(Refusal::from),
+            Reason::LimitExceeded,
+        );
+    }
+    cluster.stop_all().await;
+}
+
 /// The command line: what was printed is acknowledged, and an operator looks, seeks and forgets.
 #[tokio::test]
 async fn the_command_line_keeps_its_place() {
@@ -270,8 +337,10 @@ async fn the_command_line_keeps_its_place() {
         (&"mails".into(), &7.into())
     );
     assert_eq!(listed[0]["consumer"], serde_json::Value::Null, "it let go");
+    assert_eq!(listed[0]["lag_seconds"], 0.0, "{listed:?}");
     let table = cli.line("subscriptions list -o text").await.succeeded().stdout;
     assert!(table.contains("mails") && table.contains("nobody"), "{table}");
+    assert!(table.contains("BEHIND") && table.contains("0.0 s"), "{table}");
 
     let dry = &cli.json("subscriptions seek mails 4 --dry-run").await[0];
     assert_eq!((&dry["before"], &dry["dry_run"]), (&7.into(), &true.into()));

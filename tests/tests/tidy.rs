@@ -518,6 +518,7 @@ fn every_limit_is_documented_with_its_value() {
         ("gRPC message", limits::MESSAGE_BYTES_MAX),
         ("values in one part of a filter", limits::FILTER_VALUES_MAX),
         ("keys a page", limits::LIST_KEYS_PAGE_MAX),
+        ("subscriptions a page", limits::LIST_SUBSCRIPTIONS_PAGE_MAX),
     ];
     let mut missing = Vec::new();
     for (what, value) in limits {

@@ -467,6 +467,13 @@ impl Data for Service {
 impl Changes for Service {
     type SubscribeStream = Answers<v1::SubscribeResponse>;
 
+    async fn times_after(
+        &self,
+        _: Request<v1::TimesAfterRequest>,
+    ) -> Result<Response<v1::TimesAfterResponse>, Status> {
+        Err(Status::unimplemented("no client here asks"))
+    }
+
     async fn subscribe(
         &self,
         request: Request<v1::SubscribeRequest>,

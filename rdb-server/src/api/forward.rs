@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::types::{EventId, KeyName, SeatId};
 use rdb_proto::v1::admin_client::AdminClient;
+use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
 use rdb_proto::v1::data_client::DataClient;
 use rdb_proto::v1::subscriptions_client::SubscriptionsClient;
@@ -63,6 +64,10 @@ impl Peers {
 
     pub(super) fn subscriptions(&self, address: &str) -> Result<SubscriptionsClient<Channel>, CallError> {
         Ok(SubscriptionsClient::new(self.channel(address)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    pub(super) fn changes(&self, address: &str) -> Result<ChangesClient<Channel>, CallError> {
+        Ok(ChangesClient::new(self.channel(address)?))
     }
 
     /// For a change stream, over a connection that only such share: a subscriber that is slow holds up nobody's answers.

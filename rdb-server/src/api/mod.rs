@@ -14,6 +14,7 @@ mod snapshot;
 mod status;
 mod subscribe;
 mod subscriptions;
+mod times;
 mod undecodable;
 mod write;
 
@@ -154,6 +155,14 @@ impl Changes for Api {
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         self.call(Method::Subscribe, subscribe::subscribe(self, request))
+            .await
+    }
+
+    async fn times_after(
+        &self,
+        request: Request<v1::TimesAfterRequest>,
+    ) -> Result<Response<v1::TimesAfterResponse>, Status> {
+        self.call(Method::TimesAfter, times::times_after(self, request))
             .await
     }
 }

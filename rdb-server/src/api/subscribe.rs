@@ -141,7 +141,7 @@ async fn gather(
     Ok(Gather::new(streams, after, order))
 }
 
-fn by_group(seats: &[SeatId]) -> Vec<Vec<SeatId>> {
+pub(super) fn by_group(seats: &[SeatId]) -> Vec<Vec<SeatId>> {
     let mut groups: BTreeMap<GroupId, Vec<SeatId>> = BTreeMap::new();
     for seat in seats {
         groups.entry(seat.group).or_default().push(*seat);

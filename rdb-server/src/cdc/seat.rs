@@ -1,7 +1,7 @@
 //! What a stream reads of one seat: its log, and what the key index knows of an event's key.
 
 use super::marks::{Marks, SeatsMark};
-use crate::storage::{Direction, KeyIndex, LogReader, StorageError};
+use crate::storage::{Direction, Frame, KeyIndex, LogReader, StorageError};
 use bytes::Bytes;
 use rdb_proto::entry::EntryKind;
 use rdb_proto::event::{Event, EventError, EventKind, split_batch};
@@ -66,6 +66,22 @@ impl SeatSource {
             .filter(|located| located.version == version)
             .ok_or_else(|| self.log.damaged_body(index, &missing))?;
         located.read(&self.log).map(Some)
+    }
+
+    /// Time of the first event with a greater seq, among the entries up to `commit`.
+    pub(crate) fn time_after(&self, seq: Seq, commit: LogIndex) -> Result<Option<Timestamp>, StorageError> {
+        let mut cursor = self.log.cursor_after(seq, commit);
+        while let Some(block) = cursor.next_block(commit)? {
+            let is_next = |frame: &Frame| frame.kind == EntryKind::Events && frame.last_seq() > seq;
+            if let Some(frame) = block.frames.into_iter().find(is_next) {
+                // The events of an entry have one time.
+                let time = first_event(frame.body);
+                return Ok(Some(
+                    time.map_err(|error| self.log.damaged_body(frame.index, &error))?,
+                ));
+            }
+        }
+        Ok(None)
     }
 
     /// Seq of the first event at or after a time, among the entries up to `commit`.

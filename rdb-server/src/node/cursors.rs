@@ -149,7 +149,7 @@ impl Handle {
                 Some(seq) if cursor.is_none() => self.reached(&seat, seq).await?,
                 Some(_) | None => self.counter(),
             };
-            if cursor.is_none() && seat.index.cursors().len() >= SUBSCRIPTION_NAMES_MAX {
+            if cursor.is_none() && seat.index.cursor_count() >= SUBSCRIPTION_NAMES_MAX {
                 return Err(NodeError::Overloaded("the seat's list of named subscriptions"));
             }
             let act = CursorAct::Claim {
@@ -263,27 +263,33 @@ impl Handle {
         Ok(cursor)
     }
 
-    /// The names that these seats keep, which this node leads.
+    /// Of each of these seats, which this node leads, the first names after one.
     ///
     /// # Errors
     /// A refusal of a seat.
     pub async fn subscriptions(
         &self,
         seats: impl IntoIterator<Item = SeatId> + Send,
+        (after, limit): (&str, usize),
     ) -> Result<Vec<NamedCursor>, NodeError> {
         let mut found = Vec::new();
         for seat in seats {
             let seat = self.member_here(seat)?;
             self.catch_up(&seat, At::Latest).await?;
-            found.extend(seat.index.cursors().into_iter().map(|(name, cursor)| {
-                let heard = self.shared.consumers.of(&seat, &name, cursor.generation);
-                let is_heard = heard.is_some_and(|heard| !heard.left().is_zero());
-                NamedCursor {
-                    is_heard: is_heard && cursor.consumer.is_some(),
-                    name,
-                    cursor,
-                }
-            }));
+            found.extend(
+                seat.index
+                    .cursors(after, limit)
+                    .into_iter()
+                    .map(|(name, cursor)| {
+                        let heard = self.shared.consumers.of(&seat, &name, cursor.generation);
+                        let is_heard = heard.is_some_and(|heard| !heard.left().is_zero());
+                        NamedCursor {
+                            is_heard: is_heard && cursor.consumer.is_some(),
+                            name,
+                            cursor,
+                        }
+                    }),
+            );
         }
         Ok(found)
     }

@@ -2,8 +2,9 @@
 
 use super::error::NodeError;
 use super::handle::Handle;
+use crate::blocking;
 use crate::cdc::{SeatSource, Seats, Selection, Start, Subscription};
-use rdb_proto::types::{SeatId, Seq};
+use rdb_proto::types::{SeatId, Seq, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,16 +56,8 @@ impl Handle {
         selection: Selection,
         mark_interval: Duration,
     ) -> Result<Subscription, NodeError> {
-        let source = |seat: &SeatId| {
-            let member = self.member_here(*seat)?;
-            Ok::<_, NodeError>(SeatSource {
-                position: member.position,
-                log: member.log.clone(),
-                index: Arc::clone(&member.index),
-                applied: member.applied.clone(),
-            })
-        };
-        let sources = seats.iter().map(source).collect::<Result<Vec<_>, _>>()?;
+        let sources = seats.iter().map(|seat| self.source(*seat));
+        let sources = sources.collect::<Result<Vec<_>, _>>()?;
         let seats = Seats::new(sources, Arc::clone(&self.shared.marks));
         let resolved = seats.mark().seq();
         let wait_for = match start {
@@ -78,6 +71,39 @@ impl Handle {
         self.resolved_up_to(wait_for.max(selection.snapshot), seats.mark().clone())
             .await?;
         Ok(Subscription::new(seats, selection, start, mark_interval)?)
+    }
+
+    /// For each seq the time of the first event of these seats that has a greater one, as the members here know it.
+    ///
+    /// # Errors
+    /// [`NodeError::NotHere`], or [`NodeError::Storage`].
+    pub async fn times_after(
+        &self,
+        seats: &[SeatId],
+        seqs: &[Seq],
+    ) -> Result<Vec<Option<Timestamp>>, NodeError> {
+        let mut times = vec![None; seqs.len()];
+        for seat in seats {
+            let source = self.source(*seat)?;
+            let commit = self.shared.marks.committed(source.position);
+            for (first, seq) in times.iter_mut().zip(seqs) {
+                let time = blocking::read(|| source.time_after(*seq, commit))?;
+                *first = first.iter().copied().chain(time).min();
+                // Many seqs are many reads: whoever gave up on the answer is heard in between.
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(times)
+    }
+
+    fn source(&self, seat: SeatId) -> Result<SeatSource, NodeError> {
+        let member = self.member_here(seat)?;
+        Ok(SeatSource {
+            position: member.position,
+            log: member.log.clone(),
+            index: Arc::clone(&member.index),
+            applied: member.applied.clone(),
+        })
     }
 
     /// Completes when this node has not a member of each of these seats any more: a change stream of them would stand

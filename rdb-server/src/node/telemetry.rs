@@ -27,6 +27,7 @@ pub enum Method {
     History,
     ListKeys,
     Subscribe,
+    TimesAfter,
     Claim,
     Acknowledge,
     Release,

@@ -68,7 +68,10 @@ pub fn check(all: &[Event], start: Seq, said: &[Said]) -> Result<Seq, Violation>
 /// # Errors
 /// The first event that is lost, repeated or out of order.
 pub fn check_whole(all: &[Event], seen: &[Event]) -> Verdict {
-    let said: Vec<Said> = seen.iter().map(|event| Said::Change(Box::new(event.clone()))).collect();
+    let said: Vec<Said> = seen
+        .iter()
+        .map(|event| Said::Change(Box::new(event.clone())))
+        .collect();
     check(all, Seq::ZERO, &said)?;
     if seen.len() < all.len() {
         return Violation::of(RULE, format!("{} of {} events came", seen.len(), all.len()));
@@ -86,7 +89,10 @@ mod tests {
         let (_, all) = run();
         let mut by_keys = all.clone();
         by_keys.sort_by_key(|event| (event.name.to_string(), event.seq));
-        let mut said: Vec<Said> = by_keys.into_iter().map(|event| Said::Change(Box::new(event))).collect();
+        let mut said: Vec<Said> = by_keys
+            .into_iter()
+            .map(|event| Said::Change(Box::new(event)))
+            .collect();
         said.push(Said::Resolved {
             seq: all.last().unwrap().seq.get(),
             changes: u64::try_from(all.len()).unwrap(),
@@ -120,11 +126,19 @@ mod tests {
         let mut early = said.clone();
         let last = early.pop().unwrap();
         let lost = early.pop().unwrap();
-        let Said::Resolved { seq, changes } = last else { panic!() };
-        early.push(Said::Resolved { seq, changes: changes - 1 });
+        let Said::Resolved { seq, changes } = last else {
+            panic!()
+        };
+        early.push(Said::Resolved {
+            seq,
+            changes: changes - 1,
+        });
         assert_violated(judge(&early), "is missing");
         early.pop();
-        early.push(Said::Resolved { seq: 0, changes: changes - 1 });
+        early.push(Said::Resolved {
+            seq: 0,
+            changes: changes - 1,
+        });
         early.push(lost);
         early.push(Said::Resolved { seq, changes });
         assert_violated(judge(&early), "a mark counts");

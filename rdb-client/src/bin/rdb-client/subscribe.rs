@@ -132,7 +132,9 @@ async fn stream(context: &Context, args: &SubscribeArgs, with_before: bool) -> R
         let late = |_passed| Failure::Late(format!("subscription `{name}` was not to be had in time"));
         return Ok(Stream::from(claimed.map_err(late)??));
     }
-    let mut subscription = client.subscribe(start(args), filter).in_order_of(args.order.into());
+    let mut subscription = client
+        .subscribe(start(args), filter)
+        .in_order_of(args.order.into());
     if with_before {
         subscription = subscription.with_before();
     }

@@ -47,10 +47,13 @@ async fn list(context: &mut Context) -> Result<(), Failure> {
             subscription.name.clone(),
             subscription.position.to_string(),
             subscription.lag.to_string(),
+            subscription
+                .lag_time
+                .map_or_else(|| "?".to_owned(), |lag| format!("{:.1} s", lag.as_secs_f64())),
             consumer,
         ]
     };
-    let heads = ["NAME", "POSITION", "LAG", "CONSUMER"];
+    let heads = ["NAME", "POSITION", "LAG", "BEHIND", "CONSUMER"];
     Ok(table(
         &heads,
         found.iter().map(row).collect(),

@@ -5,6 +5,7 @@ use bytes::{Buf as _, BufMut as _};
 use rdb_proto::cursor::{Cursor, CursorChange};
 use rdb_proto::types::{LogIndex, Seq};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use uuid::Uuid;
 
 /// Every cursor of a seat, by its name: there are as many as applications made, each a few bytes. Those that were forgotten
@@ -26,10 +27,16 @@ pub(super) fn find(cursors: &Cursors, name: &str) -> Option<Cursor> {
     cursors.get(name).copied().filter(|cursor| !cursor.is_forgotten)
 }
 
-/// All of them, ascending by name.
-pub(super) fn list(cursors: &Cursors) -> Vec<(String, Cursor)> {
-    let there = cursors.iter().filter(|(_, cursor)| !cursor.is_forgotten);
+/// The first of them after a name, ascending.
+pub(super) fn list(cursors: &Cursors, after: &str, limit: usize) -> Vec<(String, Cursor)> {
+    let later = cursors.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
+    let there = later.filter(|(_, cursor)| !cursor.is_forgotten).take(limit);
     there.map(|(name, cursor)| (name.clone(), *cursor)).collect()
+}
+
+/// How many names were not forgotten.
+pub(super) fn count(cursors: &Cursors) -> usize {
+    cursors.values().filter(|cursor| !cursor.is_forgotten).count()
 }
 
 /// Layout: at u64, generation u64, position u64, 1 or 0 for forgotten or not (u8), consumer 16 bytes or nothing; little

@@ -143,7 +143,11 @@ impl KeyIndex for MemoryIndex {
         cursors::find(&lock(&self.0).cursors, name)
     }
 
-    fn cursors(&self) -> Vec<(String, Cursor)> {
-        cursors::list(&lock(&self.0).cursors)
+    fn cursors(&self, after: &str, limit: usize) -> Vec<(String, Cursor)> {
+        cursors::list(&lock(&self.0).cursors, after, limit)
+    }
+
+    fn cursor_count(&self) -> usize {
+        cursors::count(&lock(&self.0).cursors)
     }
 }

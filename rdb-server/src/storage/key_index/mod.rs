@@ -199,7 +199,10 @@ pub trait KeyIndex: Send + Sync + fmt::Debug {
     fn cursor(&self, name: &str) -> Option<Cursor>;
 
     /// All of them, ascending by name.
-    fn cursors(&self) -> Vec<(String, Cursor)>;
+    fn cursors(&self, after: &str, limit: usize) -> Vec<(String, Cursor)>;
+
+    /// How many there are.
+    fn cursor_count(&self) -> usize;
 }
 
 /// How far [`catch_up`] is.

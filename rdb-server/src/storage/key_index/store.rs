@@ -903,7 +903,11 @@ impl KeyIndex for SledIndex {
         cursors::find(&lock(&self.shared.cursors), name)
     }
 
-    fn cursors(&self) -> Vec<(String, Cursor)> {
-        cursors::list(&lock(&self.shared.cursors))
+    fn cursors(&self, after: &str, limit: usize) -> Vec<(String, Cursor)> {
+        cursors::list(&lock(&self.shared.cursors), after, limit)
+    }
+
+    fn cursor_count(&self) -> usize {
+        cursors::count(&lock(&self.shared.cursors))
     }
 }

@@ -145,7 +145,7 @@ fn name(key: u64) -> KeyName {
 fn located(entries: &[Entry], key: &KeyName) -> Vec<(Located, bool)> {
     let mut all = Vec::new();
     for entry in entries {
-        let rdb_proto::entry::EntryBody::Events(events) = &entry.body else {
+        let EntryBody::Events(events) = &entry.body else {
             continue;
         };
         for n in (0..events.count()).filter(|_| events.name == *key) {
@@ -228,7 +228,7 @@ fn check_listing(index: &dyn KeyIndex, listed: &[ListedKey]) {
 fn check_window(index: &dyn KeyIndex, entries: &[Entry], window: usize) {
     let mut ids = Vec::new();
     for entry in entries {
-        if let rdb_proto::entry::EntryBody::Events(events) = &entry.body {
+        if let EntryBody::Events(events) = &entry.body {
             for (id, n) in events.event_ids.iter().zip(0..) {
                 let (seq, version) = (events.first_seq.plus(n), events.first_version.plus(n));
                 ids.push((*id, events.name.clone(), seq, version));
@@ -476,12 +476,15 @@ fn cursors_that_are_partly_newer_than_the_mark_come_out_the_same() {
         world.stop();
         let copy = copy_index(directory.path());
         let (index, sled, tree) = index_of(directory.path());
-        let cursors = tree.scan_prefix(runs::CURSOR_PREFIX).map(Result::unwrap).collect();
+        let cursors = tree
+            .scan_prefix(runs::CURSOR_PREFIX)
+            .map(Result::unwrap)
+            .collect();
         drop((tree, sled));
         store::await_end_of_sled(&index).unwrap();
         stages.push((copy, cursors));
     }
-    let expected = World::open(directory.path()).index.cursors();
+    let expected = World::open(directory.path()).index.cursors("", 9);
     let names: Vec<&str> = expected.iter().map(|(name, _)| &**name).collect();
     assert_eq!(names, ["a", "b"]);
 
@@ -500,12 +503,12 @@ fn cursors_that_are_partly_newer_than_the_mark_come_out_the_same() {
                 assert_eq!(world.index.applied(), entries[older].index);
                 world.catch_up();
                 let what = format!("{written} names of stage {newer} under stage {older}");
-                assert_eq!(world.index.cursors(), expected, "{what}");
+                assert_eq!(world.index.cursors("", 9), expected, "{what}");
                 world.stop();
             }
         }
     }
-    assert_eq!(World::open(directory.path()).index.cursors(), expected);
+    assert_eq!(World::open(directory.path()).index.cursors("", 9), expected);
 }
 
 fn copy_index(from: &Path) -> TempDir {
