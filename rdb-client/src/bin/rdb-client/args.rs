@@ -708,11 +708,13 @@ Examples:
   rdb-client bench subscribe --decode --clients 4")]
     Subscribe(BenchSubscribeArgs),
 
-    /// Measure the way of an event from its append to a subscriber, at a fixed rate
+    /// Measure the way of an event from its append to every subscriber, at a fixed rate
     #[command(before_help = "\
 Examples:
   rdb-client bench latency
-  rdb-client bench latency --rate 20000 --clients 4 --duration 30s")]
+  rdb-client bench latency --rate 20000 --clients 4 --duration 30s
+  rdb-client bench latency --keys 100 --order key
+  rdb-client bench latency --subscribers 100 --slow 1")]
     Latency(BenchLatencyArgs),
 }
 
@@ -785,12 +787,32 @@ pub(crate) struct BenchSubscribeArgs {
     /// Decode each event as an application would, instead of counting them
     #[arg(long)]
     pub(crate) decode: bool,
+
+    /// In which order events come
+    #[arg(long, value_name = "ORDER", default_value = "seq")]
+    pub(crate) order: StreamOrder,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchLatencyArgs {
     #[command(flatten)]
     pub(crate) load: LoadArgs,
+
+    /// Keys to spread the events over
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) keys: u32,
+
+    /// Subscribers, each of which gets every event; latency is that of all deliveries
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) subscribers: u32,
+
+    /// Further subscribers, which take a message a second and are not measured
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub(crate) slow: u32,
+
+    /// In which order events come
+    #[arg(long, value_name = "ORDER", default_value = "seq")]
+    pub(crate) order: StreamOrder,
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {

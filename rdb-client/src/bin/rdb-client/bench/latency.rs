@@ -1,4 +1,4 @@
-//! `bench latency`: from the time an append is meant to begin to its delivery at a subscriber.
+//! `bench latency`: from the time an append is meant to begin to its delivery at each subscriber.
 
 use super::append::payload;
 use super::load::{self, Worker};
@@ -7,10 +7,12 @@ use crate::args::BenchLatencyArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use bytes::Bytes;
+use futures::future::try_join_all;
 use rdb_client::clock::{self, Deadline};
 use rdb_client::{
     AppenderOptions, Expectation, Filter, KeyName, Message, NewEvent, Start, Subscription, tasks,
 };
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -21,11 +23,13 @@ const STAMP_BYTES: usize = size_of::<u64>();
 const RATE_DEFAULT: u32 = 1_000;
 /// How long the last event may take after the last append was acknowledged.
 const DELIVERY_MAX: Duration = Duration::from_secs(10);
+/// Time between two messages that a slow subscriber takes.
+const SLOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What each appender needs.
 #[derive(Debug, Clone)]
 struct Plan {
-    name: KeyName,
+    names: Arc<[KeyName]>,
     body: Bytes,
     /// Stamps count from here.
     origin: Instant,
@@ -35,34 +39,51 @@ pub(crate) async fn run(context: &Context, args: BenchLatencyArgs) -> Result<Rep
     let mut load = args.load;
     let rate = *load.rate.get_or_insert(RATE_DEFAULT);
     let collection = super::collection(context)?;
-    let name = KeyName::new(
-        collection.as_str(),
-        &format!("latency/{}", Uuid::new_v4().simple()),
-    )
-    .map_err(|error| Failure::Usage(error.to_string()))?;
+    let prefix = format!("latency/{}/", Uuid::new_v4().simple());
+    let name = |n: u32| KeyName::new(collection.as_str(), &format!("{prefix}{n}"));
+    let names = (0..args.keys).map(name).collect::<Result<Arc<[_]>, _>>();
     let filter = Filter {
-        collections: vec![name.collection.as_str().to_owned()],
-        key_prefixes: vec![name.key.as_str().to_owned()],
+        collections: vec![collection.as_str().to_owned()],
+        key_prefixes: vec![prefix.clone()],
         ..Filter::default()
     };
-    let subscription = context.another_client()?.subscribe(Start::Now, filter);
-    let subscription = opened(subscription, context.deadline()).await?;
+    let subscribe = async || {
+        let subscription = context.another_client()?.subscribe(Start::Now, filter.clone());
+        opened(subscription.in_order_of(args.order.into()), context.deadline()).await
+    };
+    let mut slow = Vec::new();
+    for _ in 0..args.slow {
+        slow.push(tasks::spawn(dawdle(subscribe().await?)));
+    }
+    let mut fast = Vec::new();
+    for _ in 0..args.subscribers {
+        fast.push(subscribe().await?);
+    }
 
     let plan = Plan {
-        name,
+        names: names.map_err(|error| Failure::Usage(error.to_string()))?,
         body: payload(load.size),
         origin: clock::now(),
     };
     let (told, appended) = watch::channel(None);
-    let delivering = tasks::spawn(deliver(subscription, plan.origin, appended));
+    let deliver = |subscription| tasks::spawn(deliver(subscription, plan.origin, appended.clone()));
+    let delivering: Vec<_> = fast.into_iter().map(deliver).collect();
     let (appends, took) = load::run(context, &load, |worker| append(worker, plan.clone())).await?;
     told.send_replace(Some(appends.events()));
-    let delivered = Deadline::after(Some(DELIVERY_MAX)).run(delivering).await;
-    let mut tally = match delivered {
-        Ok(Ok(tally)) => tally?,
+    let delivered = Deadline::after(Some(DELIVERY_MAX))
+        .run(try_join_all(delivering))
+        .await;
+    drop(slow);
+    let mut tally = Tally::new()?;
+    match delivered {
+        Ok(Ok(tallies)) => {
+            for delivered in tallies {
+                tally.add(delivered?);
+            }
+        }
         Ok(Err(error)) => {
             return Err(Failure::Late(format!(
-                "the subscriber of the bench failed: {error}"
+                "a subscriber of the bench failed: {error}"
             )));
         }
         Err(_passed) => {
@@ -71,7 +92,7 @@ pub(crate) async fn run(context: &Context, args: BenchLatencyArgs) -> Result<Rep
                 DELIVERY_MAX.as_secs()
             )));
         }
-    };
+    }
     tally.add_errors(appends);
     tally.count_bytes(load.size);
     let shape = Shape {
@@ -108,18 +129,26 @@ async fn opened(mut subscription: Subscription, deadline: Deadline) -> Result<Su
     }
 }
 
+/// Takes a message now and then, and does nothing with it.
+async fn dawdle(mut subscription: Subscription) {
+    while subscription.next().await.is_ok() {
+        clock::sleep(SLOW_INTERVAL).await;
+    }
+}
+
 /// Appends at the given times, without waiting for answers in between.
 async fn append(mut worker: Worker, plan: Plan) -> Tally {
     let appender = worker.client.append_stream(AppenderOptions::default());
     let mut answers = Vec::new();
-    while let Some(count) = worker.work.take(1) {
+    // Clients begin at different keys.
+    let first = usize::try_from(worker.number).unwrap_or(0);
+    let mut names = plan.names.iter().cycle().skip(first);
+    while let (Some(name), Some(count)) = (names.next(), worker.work.take(1)) {
         let begin = worker.pace.next().await;
         let mut payload = stamp(begin, plan.origin).to_vec();
         payload.extend_from_slice(plan.body.get(STAMP_BYTES..).unwrap_or_default());
-        match appender
-            .append(&plan.name, vec![NewEvent::new(payload)], Expectation::Any)
-            .await
-        {
+        let event = NewEvent::new(payload);
+        match appender.append(name, vec![event], Expectation::Any).await {
             Ok(pending) => answers.push((count, begin, pending)),
             Err(error) => worker.tally.failed(error),
         }

@@ -5,7 +5,7 @@ use crate::args::BenchSubscribeArgs;
 use crate::context::Context;
 use crate::failure::Failure;
 use rdb_client::clock::Deadline;
-use rdb_client::{Client, Error, EventBatch, Filter, Message, Seq, Start, clock, tasks};
+use rdb_client::{Error, EventBatch, Filter, Message, Seq, Start, Subscription, clock, tasks};
 
 pub(crate) async fn run(context: &Context, args: BenchSubscribeArgs) -> Result<Report, Failure> {
     let filter = Filter {
@@ -17,7 +17,9 @@ pub(crate) async fn run(context: &Context, args: BenchSubscribeArgs) -> Result<R
     let deadline = Deadline::after(args.load.duration);
     for _ in 0..args.load.clients {
         let client = context.another_client()?;
-        let reading = read_all(client, filter.clone(), deadline, args.load.events, args.decode);
+        let subscription = client.subscribe(Start::After(Seq::ZERO), filter.clone());
+        let subscription = subscription.in_order_of(args.order.into());
+        let reading = read_all(subscription, deadline, args.load.events, args.decode);
         running.push(tasks::spawn(reading));
     }
     let mut total = Tally::new()?;
@@ -38,14 +40,12 @@ pub(crate) async fn run(context: &Context, args: BenchSubscribeArgs) -> Result<R
 
 /// Counts until caught up, or enough is counted. Latency is the wait for each message.
 async fn read_all(
-    client: Client,
-    filter: Filter,
+    mut subscription: Subscription,
     deadline: Deadline,
     events: Option<u64>,
     decode: bool,
 ) -> Result<Tally, Failure> {
     let mut tally = Tally::new()?;
-    let mut subscription = client.subscribe(Start::After(Seq::ZERO), filter);
     let mut left = events.unwrap_or(u64::MAX);
     while left > 0 {
         let asked = clock::now();
