@@ -223,7 +223,7 @@ fn the_stream_goes_on_past_an_idle_seat_whose_leader_lost_etcd() {
         let status = cluster.until_led(true).await;
         let (victim, writer) = (cluster.leader(0, 0).await, cluster.leader(0, 1).await);
         let mut api = cluster.api(writer).await;
-        let key = key_of(&status, 1);
+        let key = key_of(&status, 0, 1);
         written(&mut api, &key).await;
         lan.cut_port(victim, cluster.etcd.port());
         let watch = Stopwatch::start();

@@ -246,6 +246,7 @@ impl<E> fmt::Debug for Gather<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gather")
             .field("parts", &self.parts.len())
+            .field("order", &self.order)
             .field("phase", &self.phase)
             .field("cadence", &self.cadence)
             .finish()

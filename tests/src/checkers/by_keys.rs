@@ -125,7 +125,7 @@ mod tests {
         let judge = |said: &[Said]| check(&all, Seq::ZERO, said).map(drop);
         let mut early = said.clone();
         let last = early.pop().unwrap();
-        let lost = early.pop().unwrap();
+        let changes_left_out = early.pop().unwrap();
         let Said::Resolved { seq, changes } = last else {
             panic!()
         };
@@ -139,7 +139,7 @@ mod tests {
             seq: 0,
             changes: changes - 1,
         });
-        early.push(lost);
+        early.push(changes_left_out);
         early.push(Said::Resolved { seq, changes });
         assert_violated(judge(&early), "a mark counts");
     }
