@@ -795,6 +795,7 @@ fn status_is_one_object_or_one_screen() {
         "slots",
         "warnings",
         "held",
+        "unreplaced",
     ];
     assert_eq!(names(&status), fields);
     let seat = &status["groups"][0]["seats"][0];

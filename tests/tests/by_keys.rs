@@ -116,7 +116,11 @@ async fn every_node_shows_each_keys_events_in_order_while_nodes_die() {
         }
         assert!(mark >= all.last().unwrap().seq);
     }
-    let seen = within(limit, "the one that goes from node to node", everywhere.join_all());
+    let seen = within(
+        limit,
+        "the one that goes from node to node",
+        everywhere.join_all(),
+    );
     by_keys::check_whole(&all, &seen.await[0]).unwrap();
     cluster.stop_all().await;
 }

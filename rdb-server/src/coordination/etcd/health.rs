@@ -63,6 +63,9 @@ async fn look(shared: &Shared, history: &mut History) -> Result<Vec<String>, Coo
             status.version()
         ));
     }
+    // Its alarms, such as NOSPACE: releases before 3.6 do not tell their quota, only that it is used up.
+    let alarms = status.errors().iter();
+    warnings.extend(alarms.map(|alarm| format!("etcd says: {alarm}")));
     let quota = match status.db_size_quota() {
         0 => QUOTA_DEFAULT,
         quota => quota,
