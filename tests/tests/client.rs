@@ -168,7 +168,33 @@ async fn the_command_line_finds_the_nodes_through_etcd() {
     );
 }
 
-/// The same, when etcd speaks TLS and asks for a certificate.
+/// Whoever starts a cluster may ask for its health at once, before etcd knows any node of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiting_for_health_awaits_the_nodes_too() {
+    let etcd = Etcd::start().await;
+    let data = tempfile::tempdir().unwrap();
+    let settings = Settings::new(data.path())
+        .with("ETCD", &etcd.endpoint())
+        .with("GROUP_SIZE", "1");
+    let command = |arguments: &str| {
+        // Etcd is asked only where no server is named.
+        let mut command = Cli::new("127.0.0.1:1".parse().unwrap()).command(arguments.split_whitespace());
+        command.env_remove("RDB_SERVER").env("ETCD", etcd.endpoint());
+        finish(command)
+    };
+    let late = command("--timeout 1s status --until-healthy").await.exited(5);
+    assert!(
+        late.stderr.contains("knows no live node of database `rdb`"),
+        "{late:?}"
+    );
+    let waiting = tokio::spawn(command("--timeout 1m status --until-healthy"));
+    let node = settings.start().await;
+    let status = waiting.await.unwrap().succeeded();
+    assert!(status.stdout.contains("healthy"), "{status:?}");
+    drop(node);
+}
+
+/// Through etcd too, when it speaks TLS and asks for a certificate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_line_reaches_etcd_by_tls() {
     let authority = Authority::new().await;

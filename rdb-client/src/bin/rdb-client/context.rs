@@ -3,12 +3,15 @@
 use crate::args::{Format, Globals};
 use crate::failure::Failure;
 use crate::output::Output;
-use rdb_client::clock::Deadline;
+use rdb_client::clock::{self, Deadline};
 use rdb_client::limits::{CALL_TIMEOUT_DEFAULT, PORT_DEFAULT};
 use rdb_client::{Client, Collection, Error, KeyName};
 use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
+
+/// Time until etcd is asked again for nodes that it does not know yet.
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// One run of one command.
 #[derive(Debug)]
@@ -21,12 +24,24 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Must be called within the runtime. Asks etcd for the nodes when no server is named.
-    pub(crate) async fn new(globals: Globals, output: Output) -> Result<Self, (Failure, Output)> {
+    /// Must be called within the runtime. Asks etcd for the nodes when no server is named; `awaits_nodes` asks it again
+    /// while it knows none, for as long as the command may take.
+    pub(crate) async fn new(
+        globals: Globals,
+        awaits_nodes: bool,
+        output: Output,
+    ) -> Result<Self, (Failure, Output)> {
         let deadline = Deadline::after(Some(globals.timeout.unwrap_or(CALL_TIMEOUT_DEFAULT)));
-        let found = deadline.run(Box::pin(find(&globals))).await;
-        let found =
-            found.unwrap_or_else(|_passed| Err(Failure::Late("etcd did not answer in time".to_owned())));
+        let found = loop {
+            let found = deadline.run(Box::pin(find(&globals))).await;
+            let found =
+                found.unwrap_or_else(|_passed| Err(Failure::Late("etcd did not answer in time".to_owned())));
+            let may_come = matches!(&found, Err(failure) if awaits_nodes && failure.is_transient());
+            if !may_come || deadline.remaining().is_some_and(|left| left <= ASK_INTERVAL) {
+                break found;
+            }
+            clock::sleep(ASK_INTERVAL).await;
+        };
         match found.and_then(|addresses| Ok((connect(&addresses)?, addresses))) {
             Ok((client, addresses)) => Ok(Self {
                 globals,

@@ -76,6 +76,11 @@ impl Failure {
         ExitCode::from(code)
     }
 
+    /// Whether the same may go well a moment later.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Call(call) if call.error.is_transient())
+    }
+
     /// Whether there is nobody left to tell.
     pub(crate) fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)

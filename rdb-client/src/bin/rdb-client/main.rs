@@ -82,7 +82,8 @@ async fn run(cli: Cli, output: Output) -> ExitCode {
         // It asks nobody.
         globals.etcd = None;
     }
-    let mut context = match Context::new(globals, output).await {
+    let awaits_nodes = matches!(&cli.command, Command::Status(args) if args.until_healthy);
+    let mut context = match Context::new(globals, awaits_nodes, output).await {
         Ok(context) => context,
         Err((failure, mut output)) => {
             output.failure(&failure);
