@@ -217,6 +217,19 @@ impl Cluster {
         self.until("a leader for every seat", are_there).await
     }
 
+    /// Waits until every member has all that its leaders have; nobody may write meanwhile.
+    pub async fn until_followed(&self) -> v1::StatusResponse {
+        let have_all = |status: &v1::StatusResponse| {
+            status.groups.iter().all(|group| {
+                group.seats.iter().all(|seat| {
+                    let has_all = |member: &v1::MemberProgress| member.matched_index >= seat.last_index;
+                    seat.progress.len() + 1 == group.members.len() && seat.progress.iter().all(has_all)
+                })
+            })
+        };
+        self.until("members that have all", have_all).await
+    }
+
     /// Which node leads a seat.
     pub async fn leader(&self, group: usize, seat: usize) -> usize {
         let status = self.until_led(false).await;

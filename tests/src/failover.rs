@@ -66,7 +66,9 @@ pub async fn measure(cluster: &mut Cluster, lan: &Lan, way: Way, times: usize) -
 
 /// Loses the leader of seat 0.0 once, and gets it back.
 async fn lose(cluster: &mut Cluster, lan: &Lan, way: Way) -> (Duration, Duration) {
-    let status = cluster.until_led(true).await;
+    cluster.until_led(true).await;
+    // Who was cut off before must be back: a write of the other seat would wait for two lost nodes, not for one.
+    let status = cluster.until_followed().await;
     let (victim, leads_other) = (cluster.leader(0, 0).await, cluster.leader(0, 1).await);
     let via = cluster.addresses()[leads_other];
     let probe = async |seat| Probe::start(Api::connect(via).await, key_of(&status, 0, seat));
