@@ -1,6 +1,5 @@
-//! When a subscriber is told a mark, and what the mark counts.
+//! When a subscriber is told a mark, and what the mark counts. Pure: time comes from outside.
 
-use crate::clock;
 use crate::limits::MARK_INTERVAL_MAX;
 use rdb_proto::types::Seq;
 use std::time::{Duration, Instant};
@@ -18,11 +17,11 @@ pub(super) struct Cadence {
 }
 
 impl Cadence {
-    pub(super) fn from(position: Seq, interval: Duration) -> Self {
+    pub(super) fn from(position: Seq, interval: Duration, now: Instant) -> Self {
         Self {
             position,
             marked: position,
-            marked_at: clock::monotonic(),
+            marked_at: now,
             sent_since_mark: 0,
             interval,
         }
@@ -44,30 +43,30 @@ impl Cadence {
     }
 
     /// Whether a mark is due although events wait to be sent: a consumer must see progress.
-    pub(super) fn is_overdue(&self) -> bool {
-        self.has_news() && self.is_due(MARK_INTERVAL_MAX)
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        self.has_news() && self.is_due(MARK_INTERVAL_MAX, now)
     }
 
     /// Whether a mark is due now that nothing waits to be sent; without news it is a sign of life.
-    pub(super) fn is_due_at_rest(&self) -> bool {
-        self.is_due(self.interval())
+    pub(super) fn is_due_at_rest(&self, now: Instant) -> bool {
+        self.is_due(self.interval(), now)
     }
 
     /// How long until [`Cadence::is_due_at_rest`].
-    pub(super) fn rest(&self) -> Duration {
-        let passed = clock::monotonic().saturating_duration_since(self.marked_at);
+    pub(super) fn rest(&self, now: Instant) -> Duration {
+        let passed = now.saturating_duration_since(self.marked_at);
         self.interval().saturating_sub(passed)
     }
 
     /// The mark, and the number of events since the one before.
-    pub(super) fn mark(&mut self) -> (Seq, u64) {
+    pub(super) fn mark(&mut self, now: Instant) -> (Seq, u64) {
         self.marked = self.position;
-        self.marked_at = clock::monotonic();
+        self.marked_at = now;
         (self.position, std::mem::take(&mut self.sent_since_mark))
     }
 
-    fn is_due(&self, interval: Duration) -> bool {
-        clock::monotonic().saturating_duration_since(self.marked_at) >= interval
+    fn is_due(&self, interval: Duration, now: Instant) -> bool {
+        now.saturating_duration_since(self.marked_at) >= interval
     }
 
     fn interval(&self) -> Duration {

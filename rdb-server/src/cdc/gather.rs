@@ -1,24 +1,13 @@
-//! One stream of several that each show other seats: from this node's logs, and from nodes that have the others.
-//!
-//! An event is shown once every other part has shown what comes before it: an event with a greater seq, or a mark at or
-//! above it. A part is asked for more only when all it said was shown, so each holds one message at most, and a slow
-//! subscriber slows the parts and nothing else.
-//!
-//! Where the order of each key is enough, an event is shown as soon as it is heard. Each part must then be of one seat:
-//! its events rise, so that what a part has shown still tells up to where all of its events were.
+//! One stream of several that each show other seats: from this node's logs, and from nodes that have the others. What of
+//! them may be shown, and when, [`Parts`] decides.
 
-use super::cadence::Cadence;
-use super::merge::Run;
+use super::parts::Parts;
 use super::selection::Order;
 use super::subscription::Message;
 use crate::clock;
-use crate::limits::{MARK_INTERVAL, MARK_INTERVAL_MAX, STREAM_MESSAGE_BYTES};
-use crate::sabotage::{self, Sabotage};
-use bytes::{Bytes, BytesMut};
 use futures::Stream;
-use rdb_proto::event::{EventError, push_to_batch, seq_of, split_batch};
+use rdb_proto::event::EventError;
 use rdb_proto::types::Seq;
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -29,54 +18,26 @@ pub type Part<E> = Pin<Box<dyn Stream<Item = Result<Message, E>> + Send>>;
 
 /// See the module. `E` is what a part can fail with; the whole stream is over then.
 pub struct Gather<E> {
-    parts: Vec<Heard<E>>,
-    order: Order,
-    phase: Phase,
-    cadence: Cadence,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// With the seq that events come after, when it is known before the parts have said theirs.
-    Opening(Option<Seq>),
-    CatchingUp,
-    Live,
-}
-
-/// A part, and what it said that was not shown yet.
-struct Heard<E> {
-    part: Part<E>,
-    opened: Option<Seq>,
-    events: VecDeque<(Seq, Bytes)>,
-    /// All its events at or below this seq were heard.
-    up_to: Seq,
-    is_caught_up: bool,
-    /// Where the database stood when it fell behind.
-    behind: Seq,
+    streams: Vec<Part<E>>,
+    parts: Parts,
+    /// Whose turn it is to be heard first.
+    first: usize,
 }
 
 impl<E: From<EventError>> Gather<E> {
     /// Gathers parts that all begin after `after`, or, without it, each after the seq that it names.
     pub fn new(parts: impl IntoIterator<Item = Part<E>>, after: Option<Seq>, order: Order) -> Self {
-        let heard = |part| Heard {
-            part,
-            opened: None,
-            events: VecDeque::new(),
-            up_to: Seq::ZERO,
-            is_caught_up: false,
-            behind: Seq::ZERO,
-        };
+        let streams: Vec<Part<E>> = parts.into_iter().collect();
         Self {
-            parts: parts.into_iter().map(heard).collect(),
-            order,
-            phase: Phase::Opening(after),
-            cadence: Cadence::from(after.unwrap_or_default(), MARK_INTERVAL),
+            parts: Parts::new(streams.len(), after, order, clock::monotonic()),
+            streams,
+            first: 0,
         }
     }
 
     /// Everything at or below this seq was sent, or did not pass the filter: where to resume.
     pub const fn position(&self) -> Seq {
-        self.cadence.position()
+        self.parts.position()
     }
 
     /// The next message. Cancel safe: nothing is lost when the future is dropped.
@@ -85,13 +46,11 @@ impl<E: From<EventError>> Gather<E> {
     /// What a part failed with.
     pub async fn next(&mut self) -> Result<Message, E> {
         loop {
-            if let Some(message) = self.say() {
+            let now = clock::monotonic();
+            if let Some(message) = self.parts.say(now) {
                 return Ok(message);
             }
-            let rest = match self.phase {
-                Phase::Opening(_) => MARK_INTERVAL_MAX,
-                Phase::CatchingUp | Phase::Live => self.cadence.rest(),
-            };
+            let rest = self.parts.rest(now);
             if let Some(heard) = clock::within(rest, poll_fn(|context| self.poll_parts(context))).await {
                 heard?;
             }
@@ -100,16 +59,17 @@ impl<E: From<EventError>> Gather<E> {
 
     /// Hears one message of a part of which nothing is left to be shown; the others come first the next time.
     fn poll_parts(&mut self, context: &mut Context<'_>) -> Poll<Result<(), E>> {
-        for (at, heard) in self.parts.iter_mut().enumerate() {
-            if !heard.events.is_empty() {
-                continue;
-            }
-            match heard.part.as_mut().poll_next(context) {
+        let count = self.streams.len();
+        let turns = (self.first..count).chain(0..self.first);
+        for part in turns.filter(|part| self.parts.awaits(*part)) {
+            let Some(stream) = self.streams.get_mut(part) else {
+                break;
+            };
+            match stream.as_mut().poll_next(context) {
                 Poll::Pending => {}
                 Poll::Ready(Some(Ok(message))) => {
-                    let taken = heard.take_in(message).map_err(E::from);
-                    self.parts.rotate_left(at.saturating_add(1));
-                    return Poll::Ready(taken);
+                    self.first = part.saturating_add(1).min(count);
+                    return Poll::Ready(self.parts.hear(part, message).map_err(E::from));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => {
@@ -119,143 +79,21 @@ impl<E: From<EventError>> Gather<E> {
         }
         Poll::Pending
     }
-
-    /// What is worth saying of what was heard.
-    fn say(&mut self) -> Option<Message> {
-        if let Phase::Opening(after) = self.phase {
-            let opened = self.parts.iter().map(|heard| heard.opened);
-            let all: Option<Vec<Seq>> = opened.collect();
-            let after = after.or_else(|| all?.into_iter().min())?;
-            self.phase = Phase::CatchingUp;
-            self.cadence = Cadence::from(after, MARK_INTERVAL);
-            return Some(Message::Opened(after));
-        }
-        if self.cadence.is_overdue() {
-            return Some(self.mark());
-        }
-        let is_caught_up = self.parts.iter().all(|heard| heard.is_caught_up);
-        if self.phase == Phase::Live && !is_caught_up {
-            self.phase = Phase::CatchingUp;
-            let ahead = self.parts.iter().map(|heard| heard.behind).max();
-            return Some(Message::FellBehind(ahead.unwrap_or_default()));
-        }
-        if let Some(run) = self.take_run() {
-            self.cadence.advance(self.shown_up_to(), run.count);
-            return Some(Message::Changes(run));
-        }
-        self.cadence.advance(self.shown_up_to(), 0);
-        if self.phase == Phase::CatchingUp && is_caught_up {
-            if self.cadence.has_news() {
-                return Some(self.mark());
-            }
-            self.phase = Phase::Live;
-            return Some(Message::CaughtUp(self.position()));
-        }
-        self.cadence.is_due_at_rest().then(|| self.mark())
-    }
-
-    /// Events that no part can precede any more, or, by keys, any that were heard, until a message is full.
-    fn take_run(&mut self) -> Option<Run> {
-        let mut encoded = BytesMut::new();
-        let (mut count, mut last) = (0_u64, None);
-        while encoded.len() < STREAM_MESSAGE_BYTES {
-            let silent = self.parts.iter().filter(|heard| heard.events.is_empty());
-            let bound = silent.map(|heard| heard.up_to).min();
-            let is_awaited = match self.order {
-                Order::Seqs => !sabotage::is(Sabotage::PartsUnawaited),
-                Order::Keys => sabotage::is(Sabotage::KeysAwaitOthers),
-            };
-            let bound = bound.filter(|_| is_awaited);
-            let first = self
-                .parts
-                .iter_mut()
-                .filter_map(|heard| Some((heard.events.front()?.0, heard)))
-                .min_by_key(|(seq, _)| *seq);
-            let Some((seq, heard)) = first.filter(|(seq, _)| bound.is_none_or(|bound| *seq <= bound)) else {
-                break;
-            };
-            if let Some((_, event)) = heard.events.pop_front() {
-                push_to_batch(&mut encoded, &event);
-            }
-            count = count.saturating_add(1);
-            last = Some(seq);
-        }
-        last.map(|last_seq| Run {
-            encoded: encoded.freeze(),
-            count,
-            last_seq,
-        })
-    }
-
-    /// Nothing at or below this seq is left to be shown, or still to be heard.
-    fn shown_up_to(&self) -> Seq {
-        let next = |heard: &Heard<E>| match heard.events.front() {
-            Some((seq, _)) => seq.previous(),
-            None => heard.up_to,
-        };
-        let shown = self.parts.iter().map(next);
-        let shown = if self.order == Order::Keys && sabotage::is(Sabotage::MarkOfAnyPart) {
-            shown.max()
-        } else {
-            shown.min()
-        };
-        shown.unwrap_or_default()
-    }
-
-    fn mark(&mut self) -> Message {
-        let (seq, events) = self.cadence.mark();
-        Message::Resolved(seq, events)
-    }
-}
-
-impl<E> Heard<E> {
-    fn take_in(&mut self, message: Message) -> Result<(), EventError> {
-        let up_to = match message {
-            Message::Opened(after) => {
-                self.opened = Some(after);
-                after
-            }
-            Message::Changes(run) => {
-                for event in split_batch(run.encoded)? {
-                    let seq = seq_of(&event)?;
-                    if seq <= self.up_to {
-                        return Err(EventError::Batch("a part of the stream goes back"));
-                    }
-                    self.up_to = seq;
-                    self.events.push_back((seq, event));
-                }
-                run.last_seq
-            }
-            Message::Resolved(seq, _) => seq,
-            Message::CaughtUp(seq) => {
-                self.is_caught_up = true;
-                seq
-            }
-            Message::FellBehind(seq) => {
-                self.is_caught_up = false;
-                self.behind = seq;
-                self.up_to
-            }
-        };
-        self.up_to = self.up_to.max(up_to);
-        Ok(())
-    }
 }
 
 impl<E> fmt::Debug for Gather<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gather")
-            .field("parts", &self.parts.len())
-            .field("order", &self.order)
-            .field("phase", &self.phase)
-            .field("cadence", &self.cadence)
-            .finish()
+            .field("parts", &self.parts)
+            .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cdc::Run;
+    use bytes::Bytes;
     use futures::{FutureExt as _, StreamExt as _};
     use rdb_proto::event::{EventKind, NewEvent, StoredEvents, decode_batch};
     use rdb_proto::types::{EventId, KeyName, Timestamp, Version};

@@ -110,7 +110,7 @@ impl Subscription {
             mark,
             marks,
             phase: Phase::Opening,
-            cadence: Cadence::from(position, mark_interval),
+            cadence: Cadence::from(position, mark_interval, clock::monotonic()),
         })
     }
 
@@ -129,7 +129,7 @@ impl Subscription {
             return Ok(Message::Opened(self.position()));
         }
         loop {
-            if self.cadence.is_overdue() {
+            if self.cadence.is_overdue(clock::monotonic()) {
                 return Ok(self.say_mark());
             }
             if self.phase == Phase::Live && self.mark.seq().since(self.position()) > FELL_BEHIND_SEQS {
@@ -173,7 +173,7 @@ impl Subscription {
             };
             (reach, self.indexed.iter().map(committed).collect())
         });
-        let applied = clock::within(self.cadence.rest(), applied(&mut self.indexed, &targets));
+        let applied = clock::within(self.rest(), applied(&mut self.indexed, &targets));
         if applied.await.is_some() {
             return Some(reach);
         }
@@ -212,17 +212,24 @@ impl Subscription {
             self.phase = Phase::Live;
             return Ok(Some(Message::CaughtUp(self.position())));
         }
-        Ok(self.cadence.is_due_at_rest().then(|| self.say_mark()))
+        Ok(self
+            .cadence
+            .is_due_at_rest(clock::monotonic())
+            .then(|| self.say_mark()))
+    }
+
+    fn rest(&self) -> Duration {
+        self.cadence.rest(clock::monotonic())
     }
 
     fn say_mark(&mut self) -> Message {
-        let (seq, events) = self.cadence.mark();
+        let (seq, events) = self.cadence.mark(clock::monotonic());
         Message::Resolved(seq, events)
     }
 
     /// Until the seats are further than this, or until the next mark is due.
     async fn wait(&mut self, reach: Reach) {
-        let rest = self.cadence.rest();
+        let rest = self.rest();
         let mark = self.mark.reached(reach.mark.next());
         let moved = async {
             match (self.eager, reach.bound) {

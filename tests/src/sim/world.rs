@@ -269,7 +269,7 @@ impl World {
             .map(|place| Node::new(&plan, place, &members, &mut driver))
             .collect();
         let subscribers = (0..plan.nodes.min(3))
-            .map(|place| Subscriber::new(place, random.fork()))
+            .map(|place| Subscriber::new(place, plan.groups, random.fork()))
             .collect();
         let mut world = Self {
             network,
