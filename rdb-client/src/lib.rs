@@ -28,6 +28,7 @@
 //! | `handed_out` | what of it came before, when it is in the order of keys |
 //! | `status` | what the database looks like |
 //! | `admin` | seats moved, nodes drained and forgotten |
+//! | `verify` | logs read from disk and checked |
 //! | `error` | what a failure says, and whether anything happened |
 //!
 //! Nothing of gRPC shows in this interface, so that the wire can change without breaking callers.
@@ -50,6 +51,7 @@ mod status;
 mod subscribe;
 #[doc(hidden)]
 pub mod tasks;
+mod verify;
 mod write;
 
 pub use admin::{EtcdRestored, MemberMove};
@@ -67,4 +69,5 @@ pub use read::{
 };
 pub use status::{GroupStatus, HeldMark, MemberProgress, NodeStatus, SeatStatus, SlotRange, Status};
 pub use subscribe::{EventBatch, Filter, Message, Order, Start, Subscription};
+pub use verify::{Finding, FindingKind, Findings, VerifiedBlock, VerifyEnd, VerifySeat};
 pub use write::{NewEvent, Receipt, Stored, derived_event_id};

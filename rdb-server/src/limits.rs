@@ -255,6 +255,23 @@ pub const LOG_POINT_BYTES: u64 = 32 << 10;
 /// Bytes that sequential reads of a log ask for at once.
 pub const LOG_BLOCK_BYTES: usize = 256 << 10;
 
+/// Entries of a block that the members of a seat are compared by: few enough to say where logs differ, many enough that
+/// the digests of a large log are little to send. Never to be changed: members of different releases are compared.
+pub const VERIFY_BLOCK_ENTRIES: u64 = 1_024;
+
+/// Bytes of a log that a verify reads in a second, at most, when it is not told: a fraction of what a disk does, so that
+/// nobody who is served notices.
+pub const VERIFY_BYTES_PER_SECOND: u64 = 32 << 20;
+
+/// Verifies of a node that may be under way: more would not be gentle.
+pub const VERIFICATIONS_MAX: usize = 1;
+
+/// How long a verify waits for a member to have what it is asked for.
+pub const VERIFY_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes that a verify has the system forget at a time: many times what it reads ahead, which is read twice.
+pub const SCRUB_FORGET_BYTES: u64 = 8 << 20;
+
 /// Quiet time after which a log notes its durable mark.
 pub const LOG_IDLE_MS: u64 = 20;
 

@@ -113,6 +113,8 @@ sabotages! {
     SnapshotTorn = "snapshot_torn";
     /// A member that lost entries tells a winner where its log ends, and stands (section 8).
     DamagedVotes = "damaged_votes";
+    /// Members are compared by the heads of their entries, not by what these hold (section 8).
+    VerifyByHeads = "verify_by_heads";
     /// A log counts as repaired with the first entry of the epoch that was promised when it was damaged (section 8).
     RepairedTooEarly = "repaired_too_early";
 }

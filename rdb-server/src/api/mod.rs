@@ -16,6 +16,7 @@ mod subscribe;
 mod subscriptions;
 mod times;
 mod undecodable;
+mod verify;
 mod write;
 
 use crate::node::Handle;
@@ -259,5 +260,14 @@ impl Admin for Api {
     ) -> Result<Response<v1::EtcdRestoredResponse>, Status> {
         self.call(Method::EtcdRestored, admin::etcd_restored(self, request))
             .await
+    }
+
+    type VerifyStream = verify::Findings;
+
+    async fn verify(
+        &self,
+        request: Request<v1::VerifyRequest>,
+    ) -> Result<Response<Self::VerifyStream>, Status> {
+        self.call(Method::Verify, verify::verify(self, request)).await
     }
 }

@@ -13,7 +13,7 @@ use crate::cdc::Marks;
 use crate::clock;
 use crate::coordination::Coordinator;
 use crate::coordination::etcd::EtcdCoordinator;
-use crate::limits::IN_FLIGHT_BYTES_MAX;
+use crate::limits::{IN_FLIGHT_BYTES_MAX, VERIFICATIONS_MAX};
 use crate::settings::Settings;
 use crate::storage::{DataDir, KeyIndex, LogReader};
 use crate::transport::{Inbound, Transport};
@@ -81,6 +81,7 @@ pub(super) struct Shared {
     pub(super) transport: Transport,
     pub(super) tasks: Tasks,
     pub(super) in_flight: Arc<Semaphore>,
+    pub(super) verifying: Arc<Semaphore>,
     started: Instant,
 }
 
@@ -104,6 +105,7 @@ impl Shared {
             transport: rooms.transport.clone(),
             tasks: Tasks::default(),
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)),
+            verifying: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
             started: clock::monotonic(),
         }
     }

@@ -25,6 +25,7 @@ pub mod status;
 mod subscribe;
 pub mod tasks;
 pub mod telemetry;
+mod verify;
 
 pub use crate::cdc::{Filter, Gather, Message, Order, Part, Run, Selection, Start, Subscription};
 pub use crate::protocol::KeyState;
@@ -39,6 +40,7 @@ pub use restored::EtcdRestored;
 pub use route::{Need, Peer, Route};
 pub use snapshot::KeyThen;
 pub use tasks::Tasks;
+pub use verify::{End, Finding, Verification, Wanted};
 
 use crate::clock;
 use crate::coordination::CoordinationError;

@@ -41,6 +41,7 @@ pub enum Method {
     Undrain,
     Remove,
     EtcdRestored,
+    Verify,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -22,6 +22,7 @@
 //! | `log/open.rs` | what is a torn tail (cut) and what is damage (never cut) |
 //! | `log/loss.rs` | how a damaged part is given up, for other members to give it again |
 //! | `log/reader.rs` | how entries are found and read back |
+//! | `log/scrub.rs` | what is checked of a log while it is in use, and what members are compared by |
 //! | `seat_file.rs` | what must survive besides the entries |
 //! | `key_index/` | where a key stands and where its versions are; which event ids were seen |
 #![cfg_attr(not(test), deny(clippy::arithmetic_side_effects))]
@@ -42,6 +43,6 @@ pub use key_index::{
     SledIndex, Standing, catch_up, entry_events,
 };
 pub use log::{
-    Admission, Block, Cursor, Frame, LogEvent, LogReader, LogSettings, NoRoom, OnLogEvent, Opened, SeatLog,
-    Ticket,
+    Admission, Block, Cursor, Frame, LogEvent, LogReader, LogSettings, NoRoom, OnLogEvent, Opened, Scrub,
+    SeatLog, Ticket, Verified,
 };

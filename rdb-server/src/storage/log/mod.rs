@@ -11,6 +11,7 @@ mod loss;
 mod open;
 mod reader;
 mod room;
+mod scrub;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod writer;
 
 pub use reader::{Block, Cursor, Frame, LogReader};
 pub use room::Admission;
+pub use scrub::{Scrub, Verified};
 
 use super::StorageError;
 use crate::fatal::{self, Report};

@@ -222,6 +222,7 @@ impl LogReader {
                 .next(),
             place: place.map(|(segment, point)| (segment, point.offset)),
             start,
+            is_quiet: false,
         }
     }
 }
@@ -246,9 +247,19 @@ pub struct Cursor {
     /// The next frame on disk.
     next: LogIndex,
     start: Start,
+    /// Damage is told to the caller only.
+    is_quiet: bool,
 }
 
 impl Cursor {
+    /// The same, but damage is told to the caller only, who does more about it than [`LogEvent::Unreadable`] would.
+    pub(super) fn quietly(self) -> Self {
+        Self {
+            is_quiet: true,
+            ..self
+        }
+    }
+
     /// Every entry before this one was given out or passed over.
     pub const fn next_index(&self) -> LogIndex {
         self.next
@@ -272,7 +283,7 @@ impl Cursor {
             };
             let block = self.read_block(&segment, offset, commit, block_bytes);
             let (frames, offset) = block.inspect_err(|error| {
-                if matches!(error, StorageError::Damaged { .. }) {
+                if !self.is_quiet && matches!(error, StorageError::Damaged { .. }) {
                     (self.segments.on_event)(LogEvent::Unreadable(error.to_string()));
                 }
             })?;
@@ -285,7 +296,7 @@ impl Cursor {
     }
 
     /// Where the next frame stands; `None` when it is not on stable storage yet.
-    fn locate(&self) -> Option<(Arc<Segment>, u64)> {
+    pub(super) fn locate(&self) -> Option<(Arc<Segment>, u64)> {
         let (segment, offset) = self.place.clone()?;
         if offset < segment.end() {
             return Some((segment, offset));

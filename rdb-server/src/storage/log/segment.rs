@@ -5,9 +5,10 @@ use crate::limits::LOG_POINT_BYTES;
 use crate::storage::StorageError;
 use crate::storage::files::{as_u64, as_usize, is_zero, lock, read_onto, sync_directory};
 use rdb_proto::types::{Epoch, LogIndex, SeatId, Seq};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{Advice, FallocateFlags};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -120,6 +121,14 @@ impl SegmentFile {
         length: usize,
     ) -> Result<(), StorageError> {
         read_onto(&self.file, buffer, offset, length).map_err(StorageError::io("read", &self.path))
+    }
+
+    /// Lets the next read of `from..to` come from the disk: what the system keeps of it in memory may still be what was
+    /// written. Only an advice, which costs nothing where it is not taken.
+    pub(super) fn forget_cached(&self, from: u64, to: u64) {
+        let length = NonZeroU64::new(to.saturating_sub(from));
+        // What is not forgotten is read from memory: less is proven, and nothing is wrong.
+        let _advised = rustix::fs::fadvise(&self.file, from, length, Advice::DontNeed);
     }
 
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
