@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::connect::{Attempt, Client};
 use crate::retry::CallKind;
+use futures::Stream;
 use rdb_proto::v1;
 use rdb_proto::v1::verify_response::Found;
 use std::fmt;
@@ -111,7 +112,7 @@ impl Client {
             bytes_per_second,
         };
         let make = |attempt: Attempt| {
-            // Without its timeout, which would go on to the whole stream.
+            // No timeout goes with it: what is opened lasts longer than the call.
             let request = tonic::Request::new(request.clone());
             async move {
                 let answer = attempt.node.admin().verify(request).await?;
@@ -132,6 +133,14 @@ impl Findings {
         let message = self.stream.message().await;
         let message = message.map_err(|status| Error::from_status(&status, &self.address))?;
         message.map(from_wire).transpose()
+    }
+
+    /// The findings as a [`Stream`].
+    pub fn into_stream(self) -> impl Stream<Item = Result<Finding, Error>> + Send {
+        futures::stream::try_unfold(self, |mut findings| async {
+            let next = findings.next().await?;
+            Ok(next.map(|finding| (finding, findings)))
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! `admin`: members looked at and moved, and an etcd that was restored.
+//! `admin`: members looked at and moved, and an etcd that was restored. What is verified stands in `verify/`.
 
 use crate::args::{AdminCommand, DrainArgs, EtcdRestoredArgs, MoveSeatArgs, NodeArgs, ReplaceArgs};
 use crate::context::Context;
@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::look::Look;
 use crate::output::notice;
 use crate::status::{has_members, table};
+use crate::verify;
 use rdb_client::clock;
 use rdb_client::{EtcdRestored, GroupStatus, MemberMove, Status};
 use serde::Serialize;
@@ -19,13 +20,13 @@ const LOOK_MAX: Duration = Duration::from_secs(10);
 
 /// One member, or what is to become one or was one.
 #[derive(Debug, Serialize)]
-struct MemberLine {
+pub(crate) struct MemberLine {
     group: u32,
-    node: String,
+    pub(crate) node: String,
     id: u64,
-    live: bool,
+    pub(crate) live: bool,
     /// member, learner or leaving.
-    role: &'static str,
+    pub(crate) role: &'static str,
     /// Seats that it leads.
     leads: Vec<u32>,
     /// Entries of both seats that it has not yet, as their leaders know it.
@@ -75,6 +76,7 @@ pub(crate) async fn admin(context: &mut Context, command: AdminCommand) -> Resul
             say_done(context, &node, dry_run, done)
         }
         AdminCommand::EtcdRestored(args) => etcd_restored(context, args).await,
+        AdminCommand::Verify(args) => Box::pin(verify::verify(context, args)).await,
     }
 }
 
@@ -125,7 +127,7 @@ async fn members(context: &mut Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn members_of(status: &Status, group: &GroupStatus) -> Vec<MemberLine> {
+pub(crate) fn members_of(status: &Status, group: &GroupStatus) -> Vec<MemberLine> {
     let leaving = group
         .previous_members
         .iter()

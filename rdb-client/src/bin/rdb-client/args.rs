@@ -21,6 +21,7 @@ Exit codes:
   3  the key does not exist, or was deleted
   4  conflict: the expectation did not hold; the message has the current version
   5  unavailable, or outcome unknown; a retry with the same --event-id is safe
+  6  stored data is damaged, or differs between members (admin verify)
 
 Consistency of reads:
   linearizable  sees every write that was acknowledged before the read began (default)
@@ -353,6 +354,18 @@ Examples:
   rdb-client admin etcd-restored --dry-run
   rdb-client admin etcd-restored")]
     EtcdRestored(EtcdRestoredArgs),
+
+    /// Read all logs from disk and check them, and compare the members of each seat, while the database serves
+    ///
+    /// Each node reads at a gentle rate. Nothing is changed, and a node with damage goes on: start it again, and it gets
+    /// what is lost from the other members; no two nodes at a time, since a group needs most of its members whole. Exits
+    /// with 6 when anything is damaged or not the same on all members, and with 5 when not everything could be looked at.
+    #[command(before_help = "\
+Examples:
+  rdb-client admin verify
+  rdb-client admin verify n3 --rate 200
+  rdb-client admin verify --seat 0.1 -o json")]
+    Verify(VerifyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -425,6 +438,21 @@ pub(crate) struct NodeArgs {
     /// Only say whether it could be done
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Names of the nodes whose logs are read [default: all that have members]
+    #[arg(value_name = "NODE")]
+    pub(crate) nodes: Vec<String>,
+
+    /// Only these seats, as in 0.1: group 0, seat 1
+    #[arg(long = "seat", value_name = "GROUP.SEAT", value_parser = parse_seat)]
+    pub(crate) seats: Vec<(u32, u32)>,
+
+    /// How much each node reads in a second, at most [default: 32]
+    #[arg(long, value_name = "MIB_PER_SECOND", default_value_t = 0, hide_default_value = true)]
+    pub(crate) rate: u64,
 }
 
 #[derive(Debug, Args)]

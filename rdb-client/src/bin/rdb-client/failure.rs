@@ -17,6 +17,10 @@ pub(crate) enum Failure {
     Input(String),
     /// The timeout of the command passed while it waited for something that did not come.
     Late(String),
+    /// Stored data is damaged, or not the same on all members.
+    Damaged(String),
+    /// Nothing is known to be damaged, and not everything could be looked at.
+    Unverified(String),
     /// A key without any event.
     NoEvents(String),
     /// The server answered what cannot be used.
@@ -70,7 +74,8 @@ impl Failure {
             Self::Input(_) | Self::Answer(_) | Self::Output(_) => 1,
             Self::Usage(_) => 2,
             Self::NoEvents(_) => 3,
-            Self::Late(_) => 5,
+            Self::Late(_) | Self::Unverified(_) => 5,
+            Self::Damaged(_) => 6,
             Self::Call(call) => call.exit_code(),
         };
         ExitCode::from(code)
@@ -90,6 +95,8 @@ impl Failure {
         let (code, reason) = match self {
             Self::Usage(_) | Self::Input(_) => ("INVALID_ARGUMENT", None),
             Self::Late(_) => ("DEADLINE_EXCEEDED", None),
+            Self::Unverified(_) => ("UNAVAILABLE", None),
+            Self::Damaged(_) => ("DATA_LOSS", Some(Reason::DataDamaged.as_str())),
             Self::NoEvents(_) => ("NOT_FOUND", Some(Reason::KeyNotFound.as_str())),
             Self::Answer(_) | Self::Output(_) => ("INTERNAL", None),
             Self::Call(call) => (call.error.code_name(), call.error.reason().map(Reason::as_str)),
@@ -106,9 +113,12 @@ impl Failure {
 
     fn headline(&self) -> String {
         match self {
-            Self::Usage(message) | Self::Input(message) | Self::Late(message) | Self::Answer(message) => {
-                message.clone()
-            }
+            Self::Usage(message)
+            | Self::Input(message)
+            | Self::Late(message)
+            | Self::Damaged(message)
+            | Self::Unverified(message)
+            | Self::Answer(message) => message.clone(),
             Self::NoEvents(key) => format!("key `{key}` has no events"),
             Self::Output(error) => format!("cannot write to standard output: {error}"),
             Self::Call(call) => call.headline(),
@@ -123,7 +133,10 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(_) => f.write_str("\n  see: rdb-client --help"),
             Self::NoEvents(_) => f.write_str("\n  see which keys there are:  rdb-client keys"),
-            Self::Input(_) | Self::Late(_) | Self::Answer(_) | Self::Output(_) => Ok(()),
+            Self::Damaged(_) => f.write_str("\n  nothing was changed; standard output says where, and what to do"),
+            Self::Input(_) | Self::Late(_) | Self::Unverified(_) | Self::Answer(_) | Self::Output(_) => {
+                Ok(())
+            }
             Self::Call(call) => {
                 if call.is_write {
                     write!(f, "\n  {}", happened(&call.error))?;

@@ -9,7 +9,7 @@
 //! | `resume.rs` | how to go on with a stream that ended |
 //! | `table.rs`, `footer.rs`, `look.rs` | rows, the bottom line and colours of a terminal |
 //! | `failure.rs` | exit codes and the words of errors |
-//! | `write.rs`, `read.rs`, `subscribe.rs`, `import.rs`, `status.rs`, `admin.rs`, `bench/` | the commands |
+//! | `write.rs`, `read.rs`, `subscribe.rs`, `import.rs`, `status.rs`, `admin.rs`, `verify/`, `bench/` | the commands |
 
 mod admin;
 mod args;
@@ -30,6 +30,7 @@ mod status;
 mod subscribe;
 mod subscriptions;
 mod table;
+mod verify;
 mod write;
 
 use args::{Cli, Command};

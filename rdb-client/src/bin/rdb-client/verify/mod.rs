@@ -1,0 +1,450 @@
+//! `admin verify`: every node reads its logs and checks them, and what the members of a seat have is compared.
+
+mod compare;
+
+use crate::admin::{MemberLine, members_of};
+use crate::args::VerifyArgs;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::look::Look;
+use crate::output::Output;
+use crate::status::{bytes_text, table};
+use compare::Comparison;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use rdb_client::clock::{self, Deadline};
+use rdb_client::{Client, Error, Finding, FindingKind, Status, VerifyEnd, VerifySeat};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// For a node to begin.
+const BEGIN_MAX: Duration = Duration::from_secs(10);
+
+/// Between two lines of progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What is known of one member of a seat.
+#[derive(Debug, Serialize)]
+struct MemberReport {
+    node: String,
+    /// member, learner or leaving.
+    role: &'static str,
+    /// verified, damaged, behind, repairing, absent or unasked.
+    state: &'static str,
+    /// The last entry that passed every check.
+    last: u64,
+    bytes: u64,
+    /// The first entry that did not pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damaged: Option<u64>,
+    /// What is wrong, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    #[serde(skip)]
+    has_ended: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct DifferenceReport {
+    first: u64,
+    last: u64,
+    /// Nodes that have the same, the most of them first.
+    alike: Vec<Vec<String>>,
+}
+
+/// What is known of a seat.
+#[derive(Debug, Serialize)]
+struct SeatReport {
+    group: u32,
+    seat: u32,
+    up_to: u64,
+    /// Nothing is damaged or different.
+    whole: bool,
+    /// Every member was read up to there.
+    complete: bool,
+    /// Entries that were compared between members.
+    compared: u64,
+    members: Vec<MemberReport>,
+    differences: Vec<DifferenceReport>,
+    /// Whether a member that is started again gets what it lost from others.
+    #[serde(skip)]
+    is_replicated: bool,
+    #[serde(skip)]
+    comparison: Comparison,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    whole: bool,
+    complete: bool,
+    summary: String,
+    seats: usize,
+    nodes: usize,
+    /// Entries that passed, those of each member by themselves.
+    entries: u64,
+    bytes: u64,
+    seconds: f64,
+}
+
+pub(crate) async fn verify(context: &mut Context, args: VerifyArgs) -> Result<(), Failure> {
+    let began = clock::now();
+    let status = context.client().status().await;
+    let status = status.map_err(Failure::read("status"))?;
+    let mut seats = plan(&status, &args)?;
+    let findings = begin(&context.client_with(BEGIN_MAX), &seats, args.rate.saturating_mul(1 << 20));
+    gather(findings, &mut seats, context.explicit_deadline(), &mut context.output).await?;
+    for seat in &mut seats {
+        seat.conclude();
+    }
+    tell(&seats, began, &mut context.output)
+}
+
+/// Which members are to be asked for what: all that the leaders know to be committed now.
+fn plan(status: &Status, args: &VerifyArgs) -> Result<Vec<SeatReport>, Failure> {
+    if let Some(unknown) = args
+        .nodes
+        .iter()
+        .find(|name| !status.nodes.iter().any(|node| node.name == **name))
+    {
+        return Err(Failure::Usage(format!("no node is named {unknown}")));
+    }
+    let is_meant = |line: &MemberLine| args.nodes.is_empty() || args.nodes.contains(&line.node);
+    let mut seats = Vec::new();
+    for group in &status.groups {
+        let members: Vec<MemberLine> = members_of(status, group).into_iter().filter(is_meant).collect();
+        for seat in &group.seats {
+            let is_meant = args.seats.is_empty() || args.seats.contains(&(group.group, seat.seat));
+            if !is_meant || members.is_empty() {
+                continue;
+            }
+            seats.push(SeatReport {
+                group: group.group,
+                seat: seat.seat,
+                up_to: seat.commit,
+                whole: true,
+                complete: true,
+                compared: 0,
+                members: members.iter().map(MemberReport::of).collect(),
+                differences: Vec::new(),
+                is_replicated: group.writes > 1,
+                comparison: Comparison::of(members.iter().filter(|line| line.live).count()),
+            });
+        }
+    }
+    if seats.is_empty() {
+        return Err(Failure::Usage("there is no such seat with a member there".to_owned()));
+    }
+    Ok(seats)
+}
+
+/// What all nodes find, each with its name.
+type AllFindings = stream::SelectAll<BoxStream<'static, (String, Result<Finding, Error>)>>;
+
+fn begin(client: &Client, seats: &[SeatReport], bytes_per_second: u64) -> AllFindings {
+    let members = seats.iter().flat_map(|seat| &seat.members);
+    let live = members.filter(|member| !member.has_ended);
+    let names: BTreeSet<String> = live.map(|member| member.node.clone()).collect();
+    let one = |name: String| {
+        let has_member = |seat: &&SeatReport| seat.members.iter().any(|member| member.node == name);
+        let wanted = seats.iter().filter(has_member).map(|seat| VerifySeat {
+            group: seat.group,
+            seat: seat.seat,
+            up_to: seat.up_to,
+        });
+        let wanted: Vec<VerifySeat> = wanted.collect();
+        let (client, node) = (client.clone(), name.clone());
+        let opened = stream::once(async move { client.verify(&node, &wanted, bytes_per_second).await });
+        let findings = opened.flat_map(|opened| match opened {
+            Ok(findings) => findings.into_stream().boxed(),
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        });
+        findings.map(move |found| (name.clone(), found)).boxed()
+    };
+    stream::select_all(names.into_iter().map(one))
+}
+
+async fn gather(
+    mut findings: AllFindings,
+    seats: &mut [SeatReport],
+    deadline: Deadline,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let has_footer = output.can_have_footer();
+    let mut told = clock::now();
+    loop {
+        let next = deadline.run(findings.next()).await;
+        let late = |_passed| {
+            let why = "not everything was verified in time; give it more --timeout, or a higher --rate";
+            Failure::Late(why.to_owned())
+        };
+        let Some((node, found)) = next.map_err(late)? else {
+            break;
+        };
+        match found {
+            Ok(finding) => {
+                let mut all = seats.iter_mut();
+                let seat = all.find(|seat| (seat.group, seat.seat) == (finding.group, finding.seat));
+                if let Some(seat) = seat {
+                    seat.take(&node, finding.found);
+                }
+            }
+            Err(error) => {
+                for seat in &mut *seats {
+                    seat.broken(&node, &error);
+                }
+            }
+        }
+        if has_footer && clock::now().saturating_duration_since(told) >= PROGRESS_INTERVAL {
+            told = clock::now();
+            output.footer(&progress(seats))?;
+        }
+    }
+    output.clear_footer();
+    Ok(())
+}
+
+fn progress(seats: &[SeatReport]) -> String {
+    let members = || seats.iter().flat_map(|seat| seat.members.iter().map(move |one| (seat, one)));
+    let done: u64 = members().map(|(_, member)| member.last).sum();
+    let all: u64 = members().map(|(seat, _)| seat.up_to).sum();
+    let bytes: u64 = members().map(|(_, member)| member.bytes).sum();
+    format!("{done} of {all} entries verified, {}", bytes_text(bytes))
+}
+
+impl MemberReport {
+    /// Before anything was heard.
+    fn of(line: &MemberLine) -> Self {
+        let why = (!line.live).then(|| "the node is not live".to_owned());
+        Self {
+            node: line.node.clone(),
+            role: line.role,
+            state: "unasked",
+            last: 0,
+            bytes: 0,
+            damaged: None,
+            has_ended: why.is_some(),
+            why,
+        }
+    }
+
+    /// Whether the seat is not complete without it.
+    fn is_needed(&self) -> bool {
+        self.role == "member"
+    }
+}
+
+impl SeatReport {
+    fn name(&self) -> String {
+        format!("{}.{}", self.group, self.seat)
+    }
+
+    fn take(&mut self, node: &str, found: FindingKind) {
+        let Some(position) = self.members.iter().position(|member| member.node == node) else {
+            return;
+        };
+        let Some(member) = self.members.get_mut(position) else {
+            return;
+        };
+        match found {
+            FindingKind::Block(block) => {
+                member.last = block.last;
+                member.bytes = member.bytes.saturating_add(block.bytes);
+                self.comparison.add(position, block);
+            }
+            FindingKind::Damage { index, what } => {
+                member.state = "damaged";
+                member.damaged = Some(index);
+                member.why = Some(what);
+            }
+            FindingKind::End { last, reason } => {
+                member.has_ended = true;
+                member.last = last;
+                if member.damaged.is_none() {
+                    let (state, why) = ended(reason);
+                    member.state = state;
+                    member.why = why.map(str::to_owned);
+                }
+            }
+        }
+    }
+
+    /// The node says no more.
+    fn broken(&mut self, node: &str, error: &Error) {
+        let of_node = |member: &&mut MemberReport| member.node == node && !member.has_ended;
+        for member in self.members.iter_mut().filter(of_node) {
+            member.has_ended = true;
+            if member.damaged.is_none() {
+                member.why = Some(error.message().to_owned());
+            }
+        }
+    }
+
+    fn conclude(&mut self) {
+        self.comparison.finish();
+        for member in self.members.iter_mut().filter(|member| !member.has_ended) {
+            member.why.get_or_insert_with(|| "the node said nothing more".to_owned());
+        }
+        self.compared = self.comparison.compared;
+        let names = |members: &Vec<usize>| {
+            let names = members.iter().filter_map(|n| self.members.get(*n));
+            names.map(|member| member.node.clone()).collect()
+        };
+        let differences = self.comparison.differences.iter();
+        self.differences = differences
+            .map(|difference| DifferenceReport {
+                first: difference.first,
+                last: difference.last,
+                alike: difference.alike.iter().map(names).collect(),
+            })
+            .collect();
+        let mut needed = self.members.iter().filter(|member| member.is_needed());
+        self.complete = needed.all(|member| ["verified", "damaged"].contains(&member.state));
+        let is_damaged = self.members.iter().any(|member| member.damaged.is_some());
+        self.whole = !is_damaged && self.differences.is_empty();
+    }
+
+    /// What an operator has to know and to do, a sentence each.
+    fn problems(&self) -> Vec<String> {
+        let name = self.name();
+        let mut problems = Vec::new();
+        for MemberReport {
+            node, damaged, why, ..
+        } in &self.members
+        {
+            let Some(why) = why else { continue };
+            match damaged {
+                Some(index) => {
+                    problems.push(format!("seat {name}, entry {index} on node {node}: {why}"));
+                    problems.push(format!("  {}", self.advice(node)));
+                }
+                None => problems.push(format!("seat {name} on node {node} is not verified: {why}")),
+            }
+        }
+        for DifferenceReport { first, last, alike } in &self.differences {
+            let alike: Vec<String> = alike.iter().map(|nodes| nodes.join(", ")).collect();
+            problems.push(format!(
+                "seat {name}, entries {first} to {last} are not the same on all nodes: {}",
+                alike.join(" | ")
+            ));
+            problems.push(
+                "  copy their DATA_DIR, find out which is right, and replace the other: rdb-client admin replace NODE"
+                    .to_owned(),
+            );
+        }
+        problems
+    }
+
+    fn advice(&self, node: &str) -> String {
+        if self.is_replicated {
+            format!(
+                "look at the disk, then start node {node} again: it gets what is lost from the others; no two nodes at a time"
+            )
+        } else {
+            "it has no other copy: export what can be read, and restore a backup; the node will not start again like this"
+                .to_owned()
+        }
+    }
+}
+
+/// A word and a sentence for why a log was not read any further.
+const fn ended(reason: VerifyEnd) -> (&'static str, Option<&'static str>) {
+    match reason {
+        VerifyEnd::Done => ("verified", None),
+        VerifyEnd::Behind => ("behind", Some("it does not have the rest yet")),
+        VerifyEnd::Repairing => (
+            "repairing",
+            Some("it lost a part of its log, and gets it from the others"),
+        ),
+        VerifyEnd::NotHere => ("absent", Some("it does not have the log yet, or any more")),
+        VerifyEnd::Unknown => ("unasked", Some("it answers as a later release does")),
+    }
+}
+
+fn tell(seats: &[SeatReport], began: Instant, output: &mut Output) -> Result<(), Failure> {
+    let members = || seats.iter().flat_map(|seat| &seat.members);
+    let nodes: BTreeSet<&str> = members().map(|member| member.node.as_str()).collect();
+    let mut summary = Summary {
+        whole: seats.iter().all(|seat| seat.whole),
+        complete: seats.iter().all(|seat| seat.complete),
+        summary: String::new(),
+        seats: seats.len(),
+        nodes: nodes.len(),
+        entries: members().map(|member| member.last).sum(),
+        bytes: members().map(|member| member.bytes).sum(),
+        seconds: clock::now().saturating_duration_since(began).as_secs_f64(),
+    };
+    summary.summary = sentence(seats, &summary);
+    if output.is_json() {
+        for seat in seats {
+            output.json(seat)?;
+        }
+        output.json(&summary)?;
+    } else {
+        screen(seats, &summary, output)?;
+    }
+    match (summary.whole, summary.complete) {
+        (true, true) => Ok(()),
+        (true, false) => Err(Failure::Unverified(summary.summary)),
+        (false, _) => Err(Failure::Damaged(summary.summary)),
+    }
+}
+
+fn sentence(seats: &[SeatReport], summary: &Summary) -> String {
+    let Summary {
+        entries, nodes, ..
+    } = summary;
+    let compared: u64 = seats.iter().map(|seat| seat.compared).sum();
+    if summary.whole && summary.complete {
+        let same = if compared > 0 {
+            format!("{compared} of them compared between members, and the same")
+        } else {
+            "with nobody to be compared with".to_owned()
+        };
+        return format!("whole: {entries} entries read from the disks of {nodes} nodes, {same}");
+    }
+    let of = |is_so: &dyn Fn(&SeatReport) -> bool| -> Vec<String> {
+        seats.iter().filter(|seat| is_so(seat)).map(SeatReport::name).collect()
+    };
+    let damaged = of(&|seat| seat.members.iter().any(|member| member.damaged.is_some()));
+    let differing = of(&|seat| !seat.differences.is_empty());
+    let open = of(&|seat| !seat.complete);
+    let mut parts = Vec::new();
+    for (what, of) in [
+        ("damaged", damaged),
+        ("not the same on all nodes", differing),
+        ("not verified everywhere", open),
+    ] {
+        if !of.is_empty() {
+            parts.push(format!("{what}: seat {}", of.join(", ")));
+        }
+    }
+    parts.join("; ")
+}
+
+fn screen(seats: &[SeatReport], summary: &Summary, output: &mut Output) -> io::Result<()> {
+    let heads = ["GROUP", "SEAT", "NODE", "ROLE", "ENTRIES", "BYTES", "STATE"];
+    let row = |seat: &SeatReport, member: &MemberReport| {
+        vec![
+            seat.group.to_string(),
+            seat.seat.to_string(),
+            member.node.clone(),
+            member.role.to_owned(),
+            member.last.to_string(),
+            bytes_text(member.bytes),
+            member.state.to_owned(),
+        ]
+    };
+    let rows = seats
+        .iter()
+        .flat_map(|seat| seat.members.iter().map(move |member| row(seat, member)));
+    table(&heads, rows.collect(), output)?;
+    for problem in seats.iter().flat_map(SeatReport::problems) {
+        output.text(format_args!("{problem}"))?;
+    }
+    if summary.whole && summary.complete {
+        let sentence = output.paint(Look::Green, &summary.summary);
+        output.text(format_args!("{sentence}"))?;
+    }
+    Ok(())
+}
