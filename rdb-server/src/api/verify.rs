@@ -52,14 +52,17 @@ fn wanted(api: &Api, seats: &[v1::VerifySeat]) -> Result<Vec<Wanted>, FieldError
 }
 
 fn here(verification: Verification) -> Findings {
-    Box::pin(futures::stream::unfold(Some(verification), async |verification| {
-        let mut verification = verification?;
-        match verification.next().await {
-            Ok(None) => None,
-            Ok(Some((seat, finding))) => Some((Ok(to_wire(seat, finding)), Some(verification))),
-            Err(error) => Some((Err(CallError::from(error).into()), None)),
-        }
-    }))
+    Box::pin(futures::stream::unfold(
+        Some(verification),
+        async |verification| {
+            let mut verification = verification?;
+            match verification.next().await {
+                Ok(None) => None,
+                Ok(Some((seat, finding))) => Some((Ok(to_wire(seat, finding)), Some(verification))),
+                Err(error) => Some((Err(CallError::from(error).into()), None)),
+            }
+        },
+    ))
 }
 
 fn to_wire(seat: SeatId, finding: Finding) -> v1::VerifyResponse {

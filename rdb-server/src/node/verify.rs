@@ -252,6 +252,8 @@ impl Pace {
     fn took(&mut self, bytes: u64) {
         let micros = bytes.saturating_mul(1_000_000) / self.bytes_per_second;
         let earliest = self.next.max(clock::monotonic());
-        self.next = earliest.checked_add(Duration::from_micros(micros)).unwrap_or(earliest);
+        self.next = earliest
+            .checked_add(Duration::from_micros(micros))
+            .unwrap_or(earliest);
     }
 }

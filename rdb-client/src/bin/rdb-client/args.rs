@@ -451,7 +451,12 @@ pub(crate) struct VerifyArgs {
     pub(crate) seats: Vec<(u32, u32)>,
 
     /// How much each node reads in a second, at most [default: 32]
-    #[arg(long, value_name = "MIB_PER_SECOND", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "MIB_PER_SECOND",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     pub(crate) rate: u64,
 }
 

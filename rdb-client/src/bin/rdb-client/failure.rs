@@ -133,7 +133,9 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(_) => f.write_str("\n  see: rdb-client --help"),
             Self::NoEvents(_) => f.write_str("\n  see which keys there are:  rdb-client keys"),
-            Self::Damaged(_) => f.write_str("\n  nothing was changed; standard output says where, and what to do"),
+            Self::Damaged(_) => {
+                f.write_str("\n  nothing was changed; standard output says where, and what to do")
+            }
             Self::Input(_) | Self::Late(_) | Self::Unverified(_) | Self::Answer(_) | Self::Output(_) => {
                 Ok(())
             }

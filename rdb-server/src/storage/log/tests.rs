@@ -1,5 +1,7 @@
 //! A log as a whole: what is acknowledged is there again, whatever happens to the files in between.
 
+mod scrubbing;
+
 use super::*;
 use crate::storage::error::Damage;
 use crate::storage::files::{as_u64, free_bytes};

@@ -63,7 +63,10 @@ impl Comparison {
         for (last, alike) in by_last {
             let mut alike: Vec<Vec<usize>> = alike.into_values().collect();
             if alike.iter().map(Vec::len).sum::<usize>() > 1 {
-                self.compared = self.compared.saturating_add(last.saturating_sub(first)).saturating_add(1);
+                self.compared = self
+                    .compared
+                    .saturating_add(last.saturating_sub(first))
+                    .saturating_add(1);
             }
             if alike.len() > 1 {
                 for members in &mut alike {

@@ -92,8 +92,18 @@ pub(crate) async fn verify(context: &mut Context, args: VerifyArgs) -> Result<()
     let status = context.client().status().await;
     let status = status.map_err(Failure::read("status"))?;
     let mut seats = plan(&status, &args)?;
-    let findings = begin(&context.client_with(BEGIN_MAX), &seats, args.rate.saturating_mul(1 << 20));
-    gather(findings, &mut seats, context.explicit_deadline(), &mut context.output).await?;
+    let findings = begin(
+        &context.client_with(BEGIN_MAX),
+        &seats,
+        args.rate.saturating_mul(1 << 20),
+    );
+    gather(
+        findings,
+        &mut seats,
+        context.explicit_deadline(),
+        &mut context.output,
+    )
+    .await?;
     for seat in &mut seats {
         seat.conclude();
     }
@@ -133,7 +143,9 @@ fn plan(status: &Status, args: &VerifyArgs) -> Result<Vec<SeatReport>, Failure> 
         }
     }
     if seats.is_empty() {
-        return Err(Failure::Usage("there is no such seat with a member there".to_owned()));
+        return Err(Failure::Usage(
+            "there is no such seat with a member there".to_owned(),
+        ));
     }
     Ok(seats)
 }
@@ -205,7 +217,11 @@ async fn gather(
 }
 
 fn progress(seats: &[SeatReport]) -> String {
-    let members = || seats.iter().flat_map(|seat| seat.members.iter().map(move |one| (seat, one)));
+    let members = || {
+        seats
+            .iter()
+            .flat_map(|seat| seat.members.iter().map(move |one| (seat, one)))
+    };
     let done: u64 = members().map(|(_, member)| member.last).sum();
     let all: u64 = members().map(|(seat, _)| seat.up_to).sum();
     let bytes: u64 = members().map(|(_, member)| member.bytes).sum();
@@ -283,7 +299,9 @@ impl SeatReport {
     fn conclude(&mut self) {
         self.comparison.finish();
         for member in self.members.iter_mut().filter(|member| !member.has_ended) {
-            member.why.get_or_insert_with(|| "the node said nothing more".to_owned());
+            member
+                .why
+                .get_or_insert_with(|| "the node said nothing more".to_owned());
         }
         self.compared = self.comparison.compared;
         let names = |members: &Vec<usize>| {
@@ -391,9 +409,7 @@ fn tell(seats: &[SeatReport], began: Instant, output: &mut Output) -> Result<(),
 }
 
 fn sentence(seats: &[SeatReport], summary: &Summary) -> String {
-    let Summary {
-        entries, nodes, ..
-    } = summary;
+    let Summary { entries, nodes, .. } = summary;
     let compared: u64 = seats.iter().map(|seat| seat.compared).sum();
     if summary.whole && summary.complete {
         let same = if compared > 0 {
@@ -404,7 +420,11 @@ fn sentence(seats: &[SeatReport], summary: &Summary) -> String {
         return format!("whole: {entries} entries read from the disks of {nodes} nodes, {same}");
     }
     let of = |is_so: &dyn Fn(&SeatReport) -> bool| -> Vec<String> {
-        seats.iter().filter(|seat| is_so(seat)).map(SeatReport::name).collect()
+        seats
+            .iter()
+            .filter(|seat| is_so(seat))
+            .map(SeatReport::name)
+            .collect()
     };
     let damaged = of(&|seat| seat.members.iter().any(|member| member.damaged.is_some()));
     let differing = of(&|seat| !seat.differences.is_empty());
