@@ -148,6 +148,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "a_damaged_member_elects_nobody_and_does_not_lead",
     ),
     mutation(
+        "verify_by_heads",
+        "members are compared by what they hold",
+        "verify",
+        "an_entry_that_differs_with_a_right_check_is_found_by_comparing",
+    ),
+    mutation(
         "rollback_unguarded",
         "an etcd that went back",
         "restored",

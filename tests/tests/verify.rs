@@ -126,7 +126,7 @@ async fn a_cluster_that_is_well_is_whole_under_load_and_after_a_crash() {
         );
         for seat in &lines[..2] {
             let gone = member(seat, "n2");
-            assert!(gone["state"] == "unasked" && gone["why"].is_string(), "{seat}");
+            assert!(gone["state"] == "silent" && gone["why"].is_string(), "{seat}");
             assert_eq!(member(seat, "n1")["state"], "verified", "{seat}");
             assert_eq!(member(seat, "n3")["state"], "verified", "{seat}");
             assert_eq!(seat["up_to"], seat["compared"], "{seat}");

@@ -148,6 +148,14 @@ impl SegmentHead {
     }
 }
 
+impl Seed {
+    /// Whether these are the header's bytes that it goes with.
+    pub(super) fn is_of(self, head: &[u8; SEGMENT_HEAD_BYTES]) -> bool {
+        let (checked, mut check) = head.split_at(HEAD_CHECKED_BYTES);
+        crc32c::crc32c(checked) == self.0 && check.get_u32_le() == self.0
+    }
+}
+
 /// What stands before a frame's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FrameHead {

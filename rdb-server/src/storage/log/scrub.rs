@@ -1,7 +1,7 @@
 //! All of a log read from the disk and checked while it is in use (`rdb-client admin verify`).
 //!
-//! Every check of a read is made: the CRC of each frame, and that indexes are dense. Besides: epochs never fall, seqs
-//! rise, and each body is what its head says. What has no check of its own, that all members of a seat have the *same*
+//! Every check of a read is made: the CRC of each frame, and that indexes are dense. Besides: the heads of segments are as
+//! they were, epochs never fall, seqs rise, and each body is what its head says. What has no check of its own, that all members of a seat have the *same*
 //! entries, is left to who compares their digests: the log is cut into blocks of a fixed number of indexes, and a
 //! block's digest follows from what members share, never from where it stands on a disk.
 
@@ -10,6 +10,7 @@ use super::reader::{Cursor, Frame, LogReader};
 use crate::limits::{SCRUB_FORGET_BYTES, VERIFY_BLOCK_ENTRIES};
 use crate::sabotage::{self, Sabotage};
 use crate::storage::StorageError;
+use crate::storage::error::Damage;
 use crate::storage::files::as_u64;
 use bytes::{BufMut as _, Bytes};
 use rdb_proto::types::{Epoch, LogIndex, Seq};
@@ -43,7 +44,7 @@ pub struct Scrub {
     /// What was met behind it, to be told once everything before it was.
     damage: Option<StorageError>,
     open: Option<Open>,
-    /// First offset, of the segment with this number, that the system may still have in memory.
+    /// The segment that is read, by number, and up to which offset of it the system was to forget what it has in memory.
     forgotten: (u32, u64),
 }
 
@@ -96,7 +97,7 @@ impl Scrub {
         if let Some(damage) = self.damage.take() {
             return Err(damage);
         }
-        self.forget_cached();
+        self.prepare()?;
         let mut whole = Vec::new();
         let Some(block) = self.cursor.next_block(self.up_to)? else {
             return Ok((0, whole));
@@ -113,16 +114,34 @@ impl Scrub {
         Ok((bytes, whole))
     }
 
-    /// Has the system read what comes next from the disk, in strides that are long beside what it reads ahead.
-    fn forget_cached(&mut self) {
+    /// Has the system read what comes next from the disk, in strides that are long beside what it reads ahead, and checks
+    /// the head of a segment where one begins.
+    fn prepare(&mut self) -> Result<(), StorageError> {
         let Some((segment, offset)) = self.cursor.locate() else {
-            return;
+            return Ok(());
         };
         let number = segment.file.number;
-        if self.forgotten.0 != number || self.forgotten.1 <= offset {
-            let to = offset.saturating_add(SCRUB_FORGET_BYTES);
-            segment.file.forget_cached(offset, to);
-            self.forgotten = (number, to);
+        let is_next = self.forgotten.0 != number;
+        if !is_next && offset < self.forgotten.1 {
+            return Ok(());
+        }
+        let from = if is_next { 0 } else { offset };
+        // Not beyond the end: whoever writes into a part of a page has it in memory.
+        let to = offset.saturating_add(SCRUB_FORGET_BYTES).min(segment.end());
+        segment.file.forget_cached(from, to);
+        self.forgotten = (number, to);
+        if !is_next {
+            return Ok(());
+        }
+        let head = segment.file.head()?;
+        if head.is_some_and(|head| segment.seed.is_of(&head)) {
+            Ok(())
+        } else {
+            Err(StorageError::Damaged {
+                file: segment.file.path.clone(),
+                offset: 0,
+                damage: Damage::Header,
+            })
         }
     }
 

@@ -796,6 +796,68 @@ mod damage {
         }
     }
 
+    /// Every bit of every byte that is used of every file of a log that others have too, and every length: what is opened
+    /// is what was written up to some entry, and when that is not all that was durable, it says so, and says it again
+    /// after another start. Only a seat file without a whole copy is refused.
+    #[test]
+    fn a_replicated_log_with_any_damage_is_whole_or_knows_that_it_is_not() {
+        let (directory, written) = written(16, true);
+        let mut cases = 0;
+        for (path, whole) in files(directory.path()) {
+            let used = whole
+                .iter()
+                .rposition(|byte| *byte != 0)
+                .map_or(0, |last| last + 1);
+            let flips = (0..used * 8).map(|bit| {
+                let mut bytes = whole.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                (format!("bit {bit}"), bytes)
+            });
+            let cuts = (0..=used).map(|length| (format!("length {length}"), whole[..length].to_vec()));
+            for (what, bytes) in flips.chain(cuts) {
+                let damaged = copy(directory.path());
+                fs::write(damaged.path().join(path.file_name().unwrap()), bytes).unwrap();
+                let what = format!("{what} of {}", path.display());
+                let first = open::recover(damaged.path(), IDENTITY, true);
+                let Some(opened) = opened_part(first, &written, &what) else {
+                    assert!(path.ends_with("seat"), "{what}: refused");
+                    continue;
+                };
+                let is_whole = opened.last_index == LogIndex(16);
+                assert!(is_whole || opened.lost.is_some(), "{what}: {opened:?}");
+                let again = open::recover(damaged.path(), IDENTITY, true);
+                let again = opened_part(again, &written, &what).unwrap();
+                assert_eq!(
+                    (again.last_index, again.lost),
+                    (opened.last_index, opened.lost),
+                    "{what}"
+                );
+                cases += 1;
+            }
+        }
+        assert!(cases > 10_000, "{cases} were opened");
+    }
+
+    /// What was opened, every entry of it as it was written; `None` when it was refused with file and offset.
+    fn opened_part(
+        recovered: Result<Recovered, StorageError>,
+        written: &[Entry],
+        what: &str,
+    ) -> Option<Opened> {
+        let recovered = match recovered {
+            Ok(recovered) => recovered,
+            Err(StorageError::Damaged { .. }) => return None,
+            Err(other) => panic!("{what}: {other}"),
+        };
+        let last = recovered.opened.last_index.get();
+        let reader = LogReader {
+            segments: Arc::new(Segments::new(recovered.segments, Arc::new(Box::new(|_| {})))),
+        };
+        let entries = read_all(&reader, last).expect("what was opened can be read");
+        assert_eq!(entries, written[..usize::try_from(last).unwrap()], "{what}");
+        Some(recovered.opened)
+    }
+
     /// The process dies between any two steps of giving a part up: it is damage again, or a shorter log that knows
     /// what it lacks. What is put aside may come twice.
     #[test]

@@ -30,7 +30,7 @@ struct MemberReport {
     node: String,
     /// member, learner or leaving.
     role: &'static str,
-    /// verified, damaged, behind, repairing, absent or unasked.
+    /// verified, damaged, behind, repairing, absent or silent.
     state: &'static str,
     /// The last entry that passed every check.
     last: u64,
@@ -235,7 +235,7 @@ impl MemberReport {
         Self {
             node: line.node.clone(),
             role: line.role,
-            state: "unasked",
+            state: "silent",
             last: 0,
             bytes: 0,
             damaged: None,
@@ -375,7 +375,7 @@ const fn ended(reason: VerifyEnd) -> (&'static str, Option<&'static str>) {
             Some("it lost a part of its log, and gets it from the others"),
         ),
         VerifyEnd::NotHere => ("absent", Some("it does not have the log yet, or any more")),
-        VerifyEnd::Unknown => ("unasked", Some("it answers as a later release does")),
+        VerifyEnd::Unknown => ("silent", Some("it answers as a later release does")),
     }
 }
 

@@ -107,18 +107,33 @@ fn damage_is_found_where_it_is_and_told_to_nobody_else() {
     let whole = fs::read(&path).unwrap();
     let (intact, _, _) = scrub(&world.log.reader(), 60);
     let mut found = 0;
-    for byte in 64..whole.len() {
+    let first = LogIndex(u64::from_le_bytes(whole[40..48].try_into().unwrap()));
+    let places = frames_of(&whole);
+    for byte in 0..whole.len() {
         let mut bytes = whole.clone();
         bytes[byte] ^= 1 << (byte % 8);
         fs::write(&path, &bytes).unwrap();
         let (blocks, last, error) = scrub(&world.log.reader(), 60);
         match error {
-            None => assert_eq!(blocks, intact, "byte {byte} is behind the last frame"),
+            None => {
+                let is_behind = places.last().is_some_and(|(_, end)| as_u64(byte) >= *end);
+                assert!(is_behind && blocks == intact, "byte {byte} is not missed");
+            }
             Some(StorageError::Damaged { file, offset, damage }) => {
                 let index = last.next();
-                assert_eq!((file, damage), (path.clone(), Damage::Unreadable { index }));
-                let (_, place) = LogReader::find(&world.log.reader(), last).unwrap();
-                assert!(offset <= as_u64(byte) && place.offset < offset.max(1 << 20));
+                let what = if byte < 64 {
+                    Damage::Header
+                } else {
+                    Damage::Unreadable { index }
+                };
+                assert_eq!((file, damage), (path.clone(), what), "byte {byte}");
+                // The entry that is named is the one that the byte stands in.
+                let (start, end) = places[usize::try_from(index.get() - first.get()).unwrap()];
+                let is_there = (start..end).contains(&as_u64(byte));
+                assert!(
+                    is_there && offset == start || byte < 64 && index == first,
+                    "byte {byte}"
+                );
                 found += 1;
             }
             Some(other) => panic!("{other}"),
@@ -178,4 +193,20 @@ fn an_entry_that_cannot_stand_there_is_damage_though_its_check_passes() {
 /// What the checks of a segment's frames begin with.
 fn crc_of(segment: &[u8]) -> u32 {
     u32::from_le_bytes(segment[60..64].try_into().unwrap())
+}
+
+/// Where the frames of a segment begin and end.
+fn frames_of(segment: &[u8]) -> Vec<(u64, u64)> {
+    let mut places = Vec::new();
+    let mut start = 64;
+    while let Some(length) = segment.get(start..start + 4) {
+        let length = u32::from_le_bytes(length.try_into().unwrap());
+        if length == 0 {
+            break;
+        }
+        let end = start + usize::try_from(frame::padded(u64::from(length))).unwrap();
+        places.push((as_u64(start), as_u64(end)));
+        start = end;
+    }
+    places
 }
