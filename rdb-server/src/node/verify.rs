@@ -242,9 +242,12 @@ impl Pace {
         }
     }
 
+    /// Gives way to others in any case: whoever asks may be gone, or the node may be stopping.
     async fn wait(&self) {
         let left = self.next.saturating_duration_since(clock::monotonic());
-        if !left.is_zero() {
+        if left.is_zero() {
+            tokio::task::yield_now().await;
+        } else {
             clock::sleep(left).await;
         }
     }

@@ -1,6 +1,7 @@
 //! A log read and checked while it is in use.
 
 use super::*;
+use bytes::Buf as _;
 
 /// What a scrub finds, to its end or to a damage; and the last entry that passed.
 fn scrub(reader: &LogReader, up_to: u64) -> (Vec<Verified>, LogIndex, Option<StorageError>) {
@@ -209,4 +210,15 @@ fn frames_of(segment: &[u8]) -> Vec<(u64, u64)> {
         start = end;
     }
     places
+}
+
+/// Members of two releases are compared: what a log's digest is, it stays.
+#[test]
+fn the_digest_of_the_golden_log_stays() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/1/seat");
+    let world = World::open_copy(&golden);
+    let (blocks, _, error) = scrub(&world.log.reader(), 24);
+    assert!(error.is_none() && bounds(&blocks) == [(1, 24)], "{error:?}");
+    let digest: u128 = blocks[0].digest.clone().get_u128();
+    assert_eq!(format!("{digest:032x}"), "0b816c5a57da556d925b5d5e9f6bf699");
 }
