@@ -145,13 +145,12 @@ impl Verification {
             if let Some(found) = self.found.pop_front() {
                 return Some(found);
             }
-            match self.reading.take() {
-                Some(reading) => self.reading = self.read(reading).await,
-                None => {
-                    let wanted = self.wanted.pop_front()?;
-                    self.reading = self.begin(wanted).await;
-                }
-            }
+            self.reading = if let Some(reading) = self.reading.take() {
+                self.read(reading).await
+            } else {
+                let wanted = self.wanted.pop_front()?;
+                self.begin(wanted).await
+            };
         }
     }
 
