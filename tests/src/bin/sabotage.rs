@@ -105,7 +105,7 @@ fn is_green(mutation: &Mutation, bin_dir: &Path, sabotaged: bool) -> io::Result<
     Err(io::Error::other(what))
 }
 
-/// Builds the server with the mutations in it, beside the usual one; where it is.
+/// Builds the server with the mutations in it, and the client that cases run, beside the usual ones; where they are.
 fn build() -> io::Result<PathBuf> {
     let target = workspace().join("target/sabotage");
     let mut command = cargo();
@@ -114,8 +114,10 @@ fn build() -> io::Result<PathBuf> {
             "build",
             "-p",
             "rdb-server",
+            "-p",
+            "rdb-client",
             "--features",
-            "sabotage",
+            "rdb-server/sabotage",
             "--target-dir",
         ])
         .arg(&target);

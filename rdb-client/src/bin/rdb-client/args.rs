@@ -105,7 +105,7 @@ pub(crate) struct Globals {
     pub(crate) etcd_key: Option<String>,
 
     /// For the whole command, retries included, as in 500ms, 10s or 2m [default: 10s; none for subscribe, import,
-    /// export and bench]
+    /// export, bench and admin verify]
     #[arg(long, global = true, value_name = "DURATION", env = "RDB_TIMEOUT", help_heading = "Connection",
           value_parser = parse_timeout)]
     pub(crate) timeout: Option<Duration>,
