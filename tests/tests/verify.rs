@@ -2,6 +2,7 @@
 //! on one disk and should not be is found, and named; what is well is called whole, whatever else goes on.
 #![cfg(test)]
 
+use rdb_proto::v1;
 use rdb_tests::cluster::{Cluster, key_of};
 use rdb_tests::command::{Answer, Cli};
 use rdb_tests::process::Node;
@@ -258,6 +259,56 @@ async fn an_entry_that_differs_with_a_right_check_is_found_by_comparing() {
     // Those that have the same are whole among themselves.
     cli(&cluster, 0).line("admin verify n1 n2").await.succeeded();
     cli(&cluster, 0).line("admin verify n3 n2").await.exited(6);
+}
+
+/// One verify at a time reads a node's disk; one whose client went away is over, and one that is under way holds up no
+/// stop.
+///
+/// Red when a verify goes on for nobody, or two read at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verify_is_alone_on_a_node_and_ends_with_its_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(&dir.path().join("data")).await;
+    let mut api = node.api().await;
+    for n in 0..3 {
+        api.write("key", &format!("{n}{}", "x".repeat(1 << 20)))
+            .await
+            .unwrap();
+    }
+    let status = api.status().await.unwrap();
+    let seats = status.groups[0].seats.iter().map(|seat| v1::VerifySeat {
+        group: 0,
+        seat: seat.seat,
+        up_to: seat.commit_index,
+    });
+    // At a byte a second it does not end.
+    let endless = v1::VerifyRequest {
+        node: "n1".to_owned(),
+        seats: seats.collect(),
+        bytes_per_second: 1,
+    };
+    let cli = Cli::new(node.grpc);
+    let begun = soon("a verify", api.admin.verify(endless.clone())).await.unwrap();
+    let answer = cli.line("admin verify --timeout 500ms").await.exited(5);
+    assert!(answer.stdout.is_empty(), "{answer:?}");
+    drop(begun);
+    // It waits until the other is over.
+    cli.line("admin verify").await.succeeded();
+    let mut begun = soon("a verify", api.admin.verify(endless))
+        .await
+        .unwrap()
+        .into_inner();
+    node.stop().await;
+    let end = async {
+        loop {
+            match begun.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it did not come to its end"),
+                Err(_) => break,
+            }
+        }
+    };
+    soon("the end of the verify", end).await;
 }
 
 /// A node alone: nobody to compare with, the rate is kept, the shape of the JSON stays, and damage is told before a
