@@ -43,6 +43,8 @@ pub enum FindingKind {
         index: u64,
         /// File, offset and what is wrong there.
         what: String,
+        /// Whether a start of the node finds it too, and gives that part up, to get it from other members.
+        is_found_at_start: bool,
     },
     /// The last that is said of the seat.
     End {
@@ -161,7 +163,11 @@ fn from_wire(message: v1::VerifyResponse) -> Result<Finding, Error> {
             bytes: block.bytes,
             digest: block.digest.into(),
         }),
-        Some(Found::Damage(v1::VerifyDamage { index, what })) => FindingKind::Damage { index, what },
+        Some(Found::Damage(damage)) => FindingKind::Damage {
+            index: damage.index,
+            what: damage.what,
+            is_found_at_start: damage.is_found_at_start,
+        },
         Some(Found::End(end)) => FindingKind::End {
             last: end.last,
             reason: match v1::VerifyEndReason::try_from(end.reason) {

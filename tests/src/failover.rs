@@ -4,6 +4,7 @@ use crate::cluster::{Cluster, key_of};
 use crate::lan::Lan;
 use crate::time::{Stopwatch, retry_pause};
 use crate::wire::Api;
+use rdb_proto::v1;
 use rustix::process::Signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,9 +67,7 @@ pub async fn measure(cluster: &mut Cluster, lan: &Lan, way: Way, times: usize) -
 
 /// Loses the leader of seat 0.0 once, and gets it back.
 async fn lose(cluster: &mut Cluster, lan: &Lan, way: Way) -> (Duration, Duration) {
-    cluster.until_led(true).await;
-    // Who was cut off before must be back: a write of the other seat would wait for two lost nodes, not for one.
-    let status = cluster.until_followed().await;
+    let status = all_there(cluster).await;
     let (victim, leads_other) = (cluster.leader(0, 0).await, cluster.leader(0, 1).await);
     let via = cluster.addresses()[leads_other];
     let probe = async |seat| Probe::start(Api::connect(via).await, key_of(&status, 0, seat));
@@ -85,6 +84,12 @@ async fn lose(cluster: &mut Cluster, lan: &Lan, way: Way) -> (Duration, Duration
     }
     mend(cluster, lan, way, victim).await;
     (lost.stop().await, other.stop().await)
+}
+
+async fn all_there(cluster: &Cluster) -> v1::StatusResponse {
+    cluster.until_led(true).await;
+    // Who was cut off before must be back: a write of the other seat would wait for two lost nodes, not for one.
+    cluster.until_followed().await
 }
 
 async fn strike(cluster: &mut Cluster, lan: &Lan, way: Way, victim: usize) {

@@ -187,11 +187,9 @@ async fn waiting_for_health_awaits_the_nodes_too() {
         late.stderr.contains("knows no live node of database `rdb`"),
         "{late:?}"
     );
-    let waiting = tokio::spawn(command("--timeout 1m status --until-healthy"));
-    let node = settings.start().await;
-    let status = waiting.await.unwrap().succeeded();
-    assert!(status.stdout.contains("healthy"), "{status:?}");
-    drop(node);
+    let waiting = command("--timeout 1m status --until-healthy");
+    let (status, _node) = tokio::join!(waiting, settings.start());
+    assert!(status.succeeded().stdout.contains("healthy"));
 }
 
 /// Through etcd too, when it speaks TLS and asks for a certificate.

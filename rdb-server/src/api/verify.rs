@@ -73,9 +73,14 @@ fn to_wire(seat: SeatId, finding: Finding) -> v1::VerifyResponse {
             bytes: block.bytes,
             digest: block.digest,
         }),
-        Finding::Damage { index, what } => Found::Damage(v1::VerifyDamage {
+        Finding::Damage {
+            index,
+            what,
+            is_found_at_start,
+        } => Found::Damage(v1::VerifyDamage {
             index: index.get(),
             what,
+            is_found_at_start,
         }),
         Finding::End { last, end } => {
             let reason = match end {

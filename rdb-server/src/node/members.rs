@@ -254,6 +254,8 @@ impl Members {
             // The process ended before that was noted.
             seat.log.forget_loss();
         }
+        // What the index had applied is committed, whether or not anybody says so again.
+        self.rooms.marks.commit(position, core.commit());
         let (driver, view, progress) = SeatDriver::new(Parts {
             id: seat.id,
             position,

@@ -38,6 +38,8 @@ pub enum Finding {
         index: LogIndex,
         /// File, offset and what is wrong.
         what: String,
+        /// Whether a start of this node finds it too, and gives the part up, to get it from others.
+        is_found_at_start: bool,
     },
     /// The last that is said of the seat.
     End {
@@ -163,20 +165,20 @@ impl Verification {
             self.end(wanted.seat, LogIndex::ZERO, End::NotHere);
             return None;
         };
-        let mut view = member.view.clone();
-        if view.borrow_and_update().state == SeatState::Damaged {
+        let is_damaged = member.view.borrow().state == SeatState::Damaged;
+        if is_damaged {
             self.end(wanted.seat, LogIndex::ZERO, End::Repairing);
             return None;
         }
         // What is committed elsewhere comes with the next message of the leader, to a member that is well.
-        let has_all = view.wait_for(|view| view.commit_index >= wanted.up_to);
-        let has_all = clock::within(VERIFY_WAIT, has_all).await;
-        let is_behind = !matches!(has_all, Some(Ok(_)));
-        let up_to = member.view.borrow().commit_index.min(wanted.up_to);
+        let marks = &self.node.shared.marks;
+        let has_all = marks.committed_beyond(member.position, wanted.up_to.previous());
+        clock::within(VERIFY_WAIT, has_all).await;
+        let committed = marks.committed(member.position);
         Some(Reading {
             wanted,
-            scrub: Scrub::new(member.log.clone(), up_to),
-            is_behind,
+            scrub: Scrub::new(member.log.clone(), committed.min(wanted.up_to)),
+            is_behind: committed < wanted.up_to,
             waits_since: None,
         })
     }
@@ -201,9 +203,13 @@ impl Verification {
             }
             Err(error) => {
                 let last = reading.scrub.last();
-                let (index, what) = (last.next(), error.to_string());
-                tracing::error!(%seat, %index, damage = %what, "a verify found damage; it is repaired when this node is started again, if others have the log too");
-                self.found.push_back((seat, Finding::Damage { index, what }));
+                let damage = Finding::Damage {
+                    index: last.next(),
+                    what: error.to_string(),
+                    is_found_at_start: error.is_found_at_start(),
+                };
+                tracing::error!(%seat, index = %last.next(), damage = %error, "a verify found damage");
+                self.found.push_back((seat, damage));
                 self.end(seat, last, End::Done);
                 None
             }

@@ -142,6 +142,12 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether a start of the process finds this damage too; then the part is given up, when others have it. What the
+    /// system cannot read is no damage that is known, and a body whose check passes is not looked into.
+    pub const fn is_found_at_start(&self) -> bool {
+        matches!(self, Self::Damaged { damage, .. } if !matches!(damage, Damage::Body { .. }))
+    }
+
     /// Makes the error of a system call on `path`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {

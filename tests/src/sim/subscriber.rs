@@ -226,13 +226,14 @@ impl World {
 impl Subscriber {
     fn receive(&mut self, message: Message) -> Verdict {
         match message {
-            Message::Opened(seq) => self.feed.arrives(&[], seq),
             Message::Changes(run) => {
                 let events = split_batch(run.encoded).map_err(unreadable)?;
                 let seqs: Result<Vec<Seq>, EventError> = events.iter().map(|event| seq_of(event)).collect();
                 self.feed.arrives(&seqs.map_err(unreadable)?, run.last_seq)
             }
-            Message::Resolved(seq, _) | Message::CaughtUp(seq) => self.feed.arrives(&[], seq),
+            Message::Opened(seq) | Message::Resolved(seq, _) | Message::CaughtUp(seq) => {
+                self.feed.arrives(&[], seq)
+            }
             Message::FellBehind(_) => Ok(()),
         }
     }

@@ -1,13 +1,13 @@
 //! All of a log read from the disk and checked while it is in use (`rdb-client admin verify`).
 //!
 //! Every check of a read is made: the CRC of each frame, and that indexes are dense. Besides: the heads of segments are as
-//! they were, epochs never fall, seqs rise, and each body is what its head says. What has no check of its own, that all members of a seat have the *same*
-//! entries, is left to who compares their digests: the log is cut into blocks of a fixed number of indexes, and a
-//! block's digest follows from what members share, never from where it stands on a disk.
+//! they were, epochs never fall, seqs rise, and each body is what its head says. What has no check of its own, that all
+//! members of a seat have the *same* entries, is left to who compares their digests: the log is cut into blocks of a fixed
+//! number of indexes, and a block's digest follows from what members share, never from where it stands on a disk.
 
 use super::frame::frame_bytes;
 use super::reader::{Cursor, Frame, LogReader};
-use crate::limits::{SCRUB_FORGET_BYTES, VERIFY_BLOCK_ENTRIES};
+use crate::limits::{SCRUB_FORGET_BYTES, SCRUB_PAGE_BYTES, VERIFY_BLOCK_ENTRIES};
 use crate::sabotage::{self, Sabotage};
 use crate::storage::StorageError;
 use crate::storage::error::Damage;
@@ -125,8 +125,14 @@ impl Scrub {
         if !is_next && offset < self.forgotten.1 {
             return Ok(());
         }
-        let from = if is_next { 0 } else { offset };
-        // Not beyond the end: whoever writes into a part of a page has it in memory.
+        // Whole pages only are forgotten, so a stride begins before the one in which the last one ended.
+        let from = if is_next {
+            0
+        } else {
+            offset.saturating_sub(offset % SCRUB_PAGE_BYTES)
+        };
+        // Not beyond the end: whoever writes into a part of a page has it in memory. So the last page of a segment may be
+        // read from there.
         let to = offset.saturating_add(SCRUB_FORGET_BYTES).min(segment.end());
         segment.file.forget_cached(from, to);
         self.forgotten = (number, to);

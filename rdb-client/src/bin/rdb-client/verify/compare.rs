@@ -4,7 +4,7 @@
 //! is forgotten when all have told theirs: members read at about one pace, so little is kept.
 
 use rdb_client::VerifiedBlock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A block that is not the same on all members that have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub(crate) struct Difference {
 /// What was heard of one seat.
 #[derive(Debug, Default)]
 pub(crate) struct Comparison {
-    /// Members that are asked.
-    asked: usize,
+    /// Members that may say more.
+    awaited: BTreeSet<usize>,
     /// By first entry: member, last entry and digest.
     open: BTreeMap<u64, Vec<(usize, u64, Vec<u8>)>>,
     /// Entries that at least two members have told of.
@@ -28,9 +28,9 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    pub(crate) fn of(asked: usize) -> Self {
+    pub(crate) fn of(members: impl IntoIterator<Item = usize>) -> Self {
         Self {
-            asked,
+            awaited: members.into_iter().collect(),
             ..Self::default()
         }
     }
@@ -41,17 +41,39 @@ impl Comparison {
         } = block;
         let told = self.open.entry(first).or_default();
         told.push((member, last, digest));
-        if told.len() >= self.asked {
+        if has_all(&self.awaited, told) {
             let told = self.open.remove(&first).unwrap_or_default();
             self.settle(first, told);
         }
     }
 
-    /// Compares what not all have told.
+    /// A member says no more: nothing more is kept for it.
+    pub(crate) fn without(&mut self, member: usize) {
+        self.awaited.remove(&member);
+        let open = std::mem::take(&mut self.open);
+        for (first, told) in open {
+            if has_all(&self.awaited, &told) {
+                self.settle(first, told);
+            } else {
+                self.open.insert(first, told);
+            }
+        }
+    }
+
+    /// Compares what not all have told. Blocks one after the other of which the same members have the same are one
+    /// difference.
     pub(crate) fn finish(&mut self) {
         for (first, told) in std::mem::take(&mut self.open) {
             self.settle(first, told);
         }
+        self.differences.sort_by_key(|difference| difference.first);
+        self.differences.dedup_by(|next, before| {
+            let goes_on = before.last.saturating_add(1) == next.first && before.alike == next.alike;
+            if goes_on {
+                before.last = next.last;
+            }
+            goes_on
+        });
     }
 
     fn settle(&mut self, first: u64, told: Vec<(usize, u64, Vec<u8>)>) {
@@ -76,8 +98,13 @@ impl Comparison {
                 self.differences.push(Difference { first, last, alike });
             }
         }
-        self.differences.sort_by_key(|difference| difference.first);
     }
+}
+
+fn has_all(awaited: &BTreeSet<usize>, told: &[(usize, u64, Vec<u8>)]) -> bool {
+    awaited
+        .iter()
+        .all(|member| told.iter().any(|(one, ..)| one == member))
 }
 
 #[cfg(test)]
@@ -95,7 +122,7 @@ mod tests {
 
     #[test]
     fn members_that_have_the_same_do_not_differ_and_nothing_of_them_is_kept() {
-        let mut seat = Comparison::of(2);
+        let mut seat = Comparison::of(0..2);
         for member in 0..2 {
             seat.add(member, block(1, 1_024, 7));
             seat.add(member, block(1_025, 1_100, 8));
@@ -107,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_difference_names_the_block_and_who_has_the_same() {
-        let mut seat = Comparison::of(3);
+        let mut seat = Comparison::of(0..3);
         for (member, digest) in [(2, 7), (0, 9), (1, 7)] {
             seat.add(member, block(1, 1_024, digest));
             seat.add(member, block(1_025, 2_048, 1));
@@ -121,8 +148,37 @@ mod tests {
     }
 
     #[test]
+    fn blocks_that_differ_alike_one_after_the_other_are_told_at_once() {
+        let mut seat = Comparison::of(0..2);
+        for (member, digests) in [(0, [1, 2, 3]), (1, [4, 5, 3])] {
+            seat.add(member, block(1_025, 2_048, digests[1]));
+            seat.add(member, block(1, 1_024, digests[0]));
+            seat.add(member, block(2_049, 2_050, digests[2]));
+        }
+        seat.finish();
+        let difference = Difference {
+            first: 1,
+            last: 2_048,
+            alike: vec![vec![0], vec![1]],
+        };
+        assert_eq!(seat.differences, [difference]);
+    }
+
+    #[test]
+    fn who_says_no_more_is_not_waited_for() {
+        let mut seat = Comparison::of(0..3);
+        // One that has said all is still compared with those that have not.
+        seat.add(0, block(1, 9, 7));
+        seat.without(0);
+        assert_eq!((seat.open.len(), seat.compared), (1, 0));
+        seat.add(1, block(1, 9, 7));
+        seat.without(2);
+        assert_eq!((seat.open.len(), seat.compared), (0, 9));
+    }
+
+    #[test]
     fn of_members_that_one_is_silent_of_the_others_are_compared() {
-        let mut seat = Comparison::of(3);
+        let mut seat = Comparison::of(0..3);
         seat.add(0, block(1, 9, 7));
         seat.add(2, block(1, 9, 8));
         assert_eq!(seat.differences, [], "the third may still tell");
@@ -132,7 +188,7 @@ mod tests {
 
     #[test]
     fn blocks_that_end_at_other_entries_are_not_compared() {
-        let mut seat = Comparison::of(2);
+        let mut seat = Comparison::of(0..2);
         seat.add(0, block(1, 9, 7));
         seat.add(1, block(1, 8, 8));
         seat.finish();

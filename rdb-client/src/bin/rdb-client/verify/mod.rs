@@ -43,6 +43,9 @@ struct MemberReport {
     why: Option<String>,
     #[serde(skip)]
     has_ended: bool,
+    /// Whether a start of the node repairs the damage.
+    #[serde(skip)]
+    is_found_at_start: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,7 +64,7 @@ struct SeatReport {
     up_to: u64,
     /// Nothing is damaged or different.
     whole: bool,
-    /// Every member was read up to there.
+    /// Every member was read up to there, or to its damage.
     complete: bool,
     /// Entries that were compared between members.
     compared: u64,
@@ -70,6 +73,9 @@ struct SeatReport {
     /// Whether a member that is started again gets what it lost from others.
     #[serde(skip)]
     is_replicated: bool,
+    /// Why `up_to` may not be all that is committed.
+    #[serde(skip)]
+    doubt: Option<&'static str>,
     #[serde(skip)]
     comparison: Comparison,
 }
@@ -138,7 +144,13 @@ fn plan(status: &Status, args: &VerifyArgs) -> Result<Vec<SeatReport>, Failure> 
                 members: members.iter().map(MemberReport::of).collect(),
                 differences: Vec::new(),
                 is_replicated: group.writes > 1,
-                comparison: Comparison::of(members.iter().filter(|line| line.live).count()),
+                doubt: (seat.state != "leading").then_some("its leader did not tell how far it is committed"),
+                comparison: Comparison::of(
+                    (0..)
+                        .zip(&members)
+                        .filter(|(_, line)| line.live)
+                        .map(|(at, _)| at),
+                ),
             });
         }
     }
@@ -181,16 +193,18 @@ async fn gather(
     seats: &mut [SeatReport],
     deadline: Deadline,
     output: &mut Output,
-) -> Result<(), Failure> {
+) -> io::Result<()> {
     let has_footer = output.can_have_footer();
     let mut told = clock::now();
     loop {
-        let next = deadline.run(findings.next()).await;
-        let late = |_passed| {
-            let why = "not everything was verified in time; give it more --timeout, or a higher --rate";
-            Failure::Late(why.to_owned())
+        let Ok(next) = deadline.run(findings.next()).await else {
+            let late = "it was not verified in time: give it more --timeout, or a higher --rate";
+            for seat in &mut *seats {
+                seat.late(late);
+            }
+            break;
         };
-        let Some((node, found)) = next.map_err(late)? else {
+        let Some((node, found)) = next else {
             break;
         };
         match found {
@@ -240,6 +254,7 @@ impl MemberReport {
             bytes: 0,
             damaged: None,
             has_ended: why.is_some(),
+            is_found_at_start: false,
             why,
         }
     }
@@ -268,9 +283,14 @@ impl SeatReport {
                 member.bytes = member.bytes.saturating_add(block.bytes);
                 self.comparison.add(position, block);
             }
-            FindingKind::Damage { index, what } => {
+            FindingKind::Damage {
+                index,
+                what,
+                is_found_at_start,
+            } => {
                 member.state = "damaged";
                 member.damaged = Some(index);
+                member.is_found_at_start = is_found_at_start;
                 member.why = Some(what);
             }
             FindingKind::End { last, reason } => {
@@ -281,17 +301,31 @@ impl SeatReport {
                     member.state = state;
                     member.why = why.map(str::to_owned);
                 }
+                self.comparison.without(position);
             }
         }
     }
 
     /// The node says no more.
     fn broken(&mut self, node: &str, error: &Error) {
-        let of_node = |member: &&mut MemberReport| member.node == node && !member.has_ended;
-        for member in self.members.iter_mut().filter(of_node) {
+        self.cut_off(error.message(), |member| member.node == node);
+    }
+
+    /// No node is heard any more.
+    fn late(&mut self, why: &str) {
+        self.cut_off(why, |_| true);
+    }
+
+    /// Nothing more is heard of some members.
+    fn cut_off(&mut self, why: &str, of: impl Fn(&MemberReport) -> bool) {
+        for (position, member) in self.members.iter_mut().enumerate() {
+            if member.has_ended || !of(member) {
+                continue;
+            }
             member.has_ended = true;
+            self.comparison.without(position);
             if member.damaged.is_none() {
-                member.why = Some(error.message().to_owned());
+                member.why = Some(why.to_owned());
             }
         }
     }
@@ -317,7 +351,8 @@ impl SeatReport {
             })
             .collect();
         let mut needed = self.members.iter().filter(|member| member.is_needed());
-        self.complete = needed.all(|member| ["verified", "damaged"].contains(&member.state));
+        self.complete =
+            self.doubt.is_none() && needed.all(|member| ["verified", "damaged"].contains(&member.state));
         let is_damaged = self.members.iter().any(|member| member.damaged.is_some());
         self.whole = !is_damaged && self.differences.is_empty();
     }
@@ -326,15 +361,18 @@ impl SeatReport {
     fn problems(&self) -> Vec<String> {
         let name = self.name();
         let mut problems = Vec::new();
-        for MemberReport {
-            node, damaged, why, ..
-        } in &self.members
-        {
+        if let Some(doubt) = self.doubt {
+            problems.push(format!("seat {name}: {doubt}; verify it again"));
+        }
+        for member in &self.members {
+            let MemberReport {
+                node, damaged, why, ..
+            } = member;
             let Some(why) = why else { continue };
             match damaged {
                 Some(index) => {
                     problems.push(format!("seat {name}, entry {index} on node {node}: {why}"));
-                    problems.push(format!("  {}", self.advice(node)));
+                    problems.push(format!("  {}", self.advice(member)));
                 }
                 None => problems.push(format!("seat {name} on node {node} is not verified: {why}")),
             }
@@ -353,15 +391,37 @@ impl SeatReport {
         problems
     }
 
-    fn advice(&self, node: &str) -> String {
-        if self.is_replicated {
-            format!(
-                "look at the disk, then start node {node} again: it gets what is lost from the others; no two nodes at a time"
-            )
+    /// What to do about a damaged member. A member that comes back without a part of its log abstains until a leader has
+    /// given it that part, and a leader that meets damage of its own ends: so the others have to be whole, and lead.
+    fn advice(&self, damaged: &MemberReport) -> String {
+        let node = &damaged.node;
+        let others = || {
+            let needed = self.members.iter().filter(|member| member.is_needed());
+            needed.filter(|member| member.node != *node)
+        };
+        let whole = others().find(|member| member.state == "verified");
+        let again = if damaged.is_found_at_start {
+            format!("start node {node} again: it gets what is lost from the others")
         } else {
-            "it has no other copy: export what can be read, and restore a backup; the node will not start again like this"
-                .to_owned()
+            format!(
+                "empty the DATA_DIR of node {node}, on another disk if this one fails, and start it: it gets everything from the others"
+            )
+        };
+        if !self.is_replicated {
+            return "it has no other copy: export what can be read, and restore a backup; the node will not start again like this"
+                .to_owned();
         }
+        let Some(whole) = whole else {
+            return "no other member is known to be whole: start no node again, export what can be read, and keep copies of each DATA_DIR"
+                .to_owned();
+        };
+        if others().all(|member| member.state == "verified") {
+            return format!("look at the disk, then {again}");
+        }
+        let (seat, whole) = (self.name(), &whole.node);
+        format!(
+            "not all others are whole: first `rdb-client admin move-seat {seat} --to {whole}`, then {again}; wait until verify calls it whole before the next node"
+        )
     }
 }
 
@@ -467,4 +527,62 @@ fn screen(seats: &[SeatReport], summary: &Summary, output: &mut Output) -> io::R
         output.text(format_args!("{sentence}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Members n1, n2, … that are in these states; damage is found at a start, but where the word is `unread`.
+    fn seat(states: &[&'static str]) -> SeatReport {
+        let member = |(n, state): (usize, &&'static str)| MemberReport {
+            node: format!("n{}", n + 1),
+            role: "member",
+            state: if *state == "unread" { "damaged" } else { state },
+            last: 0,
+            bytes: 0,
+            damaged: ["damaged", "unread"].contains(state).then_some(1),
+            why: None,
+            has_ended: true,
+            is_found_at_start: *state != "unread",
+        };
+        SeatReport {
+            group: 0,
+            seat: 1,
+            up_to: 9,
+            whole: false,
+            complete: true,
+            compared: 0,
+            members: states.iter().enumerate().map(member).collect(),
+            differences: Vec::new(),
+            is_replicated: true,
+            doubt: None,
+            comparison: Comparison::default(),
+        }
+    }
+
+    /// A member that comes back without a part of its log abstains: with two of those nobody leads who could repair them.
+    #[test]
+    fn nobody_is_told_to_start_a_node_that_leaves_too_few_whole_ones() {
+        let advice = |states: &[&'static str]| {
+            let seat = seat(states);
+            seat.advice(&seat.members[0])
+        };
+        let alone = advice(&["damaged", "verified", "verified"]);
+        assert!(
+            alone.starts_with("look at the disk, then start node n1 again"),
+            "{alone}"
+        );
+        let unread = advice(&["unread", "verified", "verified"]);
+        assert!(unread.contains("empty the DATA_DIR of node n1"), "{unread}");
+        for second in ["damaged", "behind", "silent"] {
+            let second = advice(&["damaged", second, "verified"]);
+            assert!(
+                second.contains("first `rdb-client admin move-seat 0.1 --to n3`"),
+                "{second}"
+            );
+        }
+        let none = advice(&["damaged", "damaged", "silent"]);
+        assert!(none.contains("start no node again"), "{none}");
+    }
 }
