@@ -272,7 +272,7 @@ pub const VERIFY_WAIT: Duration = Duration::from_secs(5);
 /// Bytes that a verify has the system forget at a time: many times what it reads ahead, which is read twice.
 pub const SCRUB_FORGET_BYTES: u64 = 8 << 20;
 
-/// As large as any page that the system keeps of a file.
+/// At least as large as a page of memory on any machine.
 pub const SCRUB_PAGE_BYTES: u64 = 64 << 10;
 
 /// Quiet time after which a log notes its durable mark.

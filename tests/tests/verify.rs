@@ -364,6 +364,6 @@ async fn a_standalone_node_is_verified_at_the_rate_that_is_asked_for() {
     let (path, at) = place_of(&data_dir, "payload 1.");
     write_at(&path, b"P", at);
     let text = cli.line("admin verify").await.exited(6).stdout;
-    assert!(text.contains("it has no other copy"), "{text}");
+    assert!(text.contains("no other member is sure to have it"), "{text}");
     node.kill().await;
 }

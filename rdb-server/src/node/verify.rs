@@ -172,8 +172,10 @@ impl Verification {
         }
         // What is committed elsewhere comes with the next message of the leader, to a member that is well.
         let marks = &self.node.shared.marks;
-        let has_all = marks.committed_beyond(member.position, wanted.up_to.previous());
-        clock::within(VERIFY_WAIT, has_all).await;
+        if marks.committed(member.position) < wanted.up_to {
+            let has_all = marks.committed_beyond(member.position, wanted.up_to.previous());
+            clock::within(VERIFY_WAIT, has_all).await;
+        }
         let committed = marks.committed(member.position);
         Some(Reading {
             wanted,
@@ -216,7 +218,7 @@ impl Verification {
         }
     }
 
-    /// A leader may commit what other members have on their disks, and itself not yet.
+    /// What is committed may be shown to those who read the log a moment later.
     async fn wait(&mut self, mut reading: Reading) -> Option<Reading> {
         let now = clock::monotonic();
         let since = *reading.waits_since.get_or_insert(now);

@@ -7,7 +7,7 @@
 
 use super::frame::frame_bytes;
 use super::reader::{Cursor, Frame, LogReader};
-use crate::limits::{SCRUB_FORGET_BYTES, SCRUB_PAGE_BYTES, VERIFY_BLOCK_ENTRIES};
+use crate::limits::{LOG_BLOCK_BYTES, SCRUB_FORGET_BYTES, SCRUB_PAGE_BYTES, VERIFY_BLOCK_ENTRIES};
 use crate::sabotage::{self, Sabotage};
 use crate::storage::StorageError;
 use crate::storage::error::Damage;
@@ -133,9 +133,11 @@ impl Scrub {
         };
         // Not beyond the end: whoever writes into a part of a page has it in memory. So the last page of a segment may be
         // read from there.
-        let to = offset.saturating_add(SCRUB_FORGET_BYTES).min(segment.end());
+        let stride = offset.saturating_add(SCRUB_FORGET_BYTES);
+        // The last read of a stride goes beyond it.
+        let to = stride.saturating_add(as_u64(LOG_BLOCK_BYTES)).min(segment.end());
         segment.file.forget_cached(from, to);
-        self.forgotten = (number, to);
+        self.forgotten = (number, stride.min(to));
         if !is_next {
             return Ok(());
         }

@@ -74,7 +74,7 @@ struct SeatReport {
     #[serde(skip)]
     is_replicated: bool,
     /// Why `up_to` may not be all that is committed.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     doubt: Option<&'static str>,
     #[serde(skip)]
     comparison: Comparison,
@@ -113,7 +113,8 @@ pub(crate) async fn verify(context: &mut Context, args: VerifyArgs) -> Result<()
     for seat in &mut seats {
         seat.conclude();
     }
-    tell(&seats, began, &mut context.output)
+    let is_of_all = args.nodes.is_empty() && args.seats.is_empty();
+    tell(&seats, is_of_all, began, &mut context.output)
 }
 
 /// Which members are to be asked for what: all that the leaders know to be committed now.
@@ -357,8 +358,8 @@ impl SeatReport {
         self.whole = !is_damaged && self.differences.is_empty();
     }
 
-    /// What an operator has to know and to do, a sentence each.
-    fn problems(&self) -> Vec<String> {
+    /// What an operator has to know and to do, a sentence each; `advice` is about the damage on a node.
+    fn problems(&self, advice: impl Fn(&str) -> String) -> Vec<String> {
         let name = self.name();
         let mut problems = Vec::new();
         if let Some(doubt) = self.doubt {
@@ -372,7 +373,7 @@ impl SeatReport {
             match damaged {
                 Some(index) => {
                     problems.push(format!("seat {name}, entry {index} on node {node}: {why}"));
-                    problems.push(format!("  {}", self.advice(member)));
+                    problems.push(format!("  {}", advice(node)));
                 }
                 None => problems.push(format!("seat {name} on node {node} is not verified: {why}")),
             }
@@ -390,37 +391,42 @@ impl SeatReport {
         }
         problems
     }
+}
 
-    /// What to do about a damaged member. A member that comes back without a part of its log abstains until a leader has
-    /// given it that part, and a leader that meets damage of its own ends: so the others have to be whole, and lead.
-    fn advice(&self, damaged: &MemberReport) -> String {
-        let node = &damaged.node;
-        let others = || {
-            let needed = self.members.iter().filter(|member| member.is_needed());
-            needed.filter(|member| member.node != *node)
-        };
-        let whole = others().find(|member| member.state == "verified");
-        let again = if damaged.is_found_at_start {
-            format!("start node {node} again: it gets what is lost from the others")
-        } else {
-            format!(
-                "empty the DATA_DIR of node {node}, on another disk if this one fails, and start it: it gets everything from the others"
-            )
-        };
-        if !self.is_replicated {
-            return "it has no other copy: export what can be read, and restore a backup; the node will not start again like this"
-                .to_owned();
-        }
-        let Some(whole) = whole else {
-            return "no other member is known to be whole: start no node again, export what can be read, and keep copies of each DATA_DIR"
-                .to_owned();
-        };
-        if others().all(|member| member.state == "verified") {
-            return format!("look at the disk, then {again}");
-        }
-        let (seat, whole) = (self.name(), &whole.node);
+/// What to do about a damaged member of a seat.
+///
+/// A start of its node, or an emptied `DATA_DIR`, is felt by every seat that the node has a member of. A member that comes
+/// back without a part of its log abstains until a leader has given it that part, and a leader that meets damage of its own
+/// ends: so it is said only when everything else is known to be whole.
+fn advice(seats: &[SeatReport], is_of_all: bool, seat: &SeatReport, node: &str) -> String {
+    if !seat.is_replicated {
+        return "no other member is sure to have it: export what can be read, and restore a backup"
+            .to_owned();
+    }
+    if !is_of_all {
+        return "verify all nodes and seats before anything is done about it: rdb-client admin verify"
+            .to_owned();
+    }
+    let of_node = |seat: &&SeatReport| seat.members.iter().any(|member| member.node == node);
+    let others_are_whole = seats.iter().filter(of_node).all(|seat| {
+        let mut others = seat.members.iter().filter(|member| member.node != node);
+        let are_verified = others.all(|member| !member.is_needed() || member.state == "verified");
+        are_verified && seat.differences.is_empty() && seat.doubt.is_none()
+    });
+    if !others_are_whole {
+        return format!(
+            "start, stop and empty no node yet: other members of the seats of node {node} are not known to be whole; \
+             README says what to do then (Look at the disks)"
+        );
+    }
+    let of_its_own = seats.iter().flat_map(|seat| &seat.members);
+    let mut damage = of_its_own.filter(|member| member.node == node && member.damaged.is_some());
+    if damage.all(|member| member.is_found_at_start) {
+        format!("look at the disk, then start node {node} again: it gets what is lost from the others")
+    } else {
         format!(
-            "not all others are whole: first `rdb-client admin move-seat {seat} --to {whole}`, then {again}; wait until verify calls it whole before the next node"
+            "look at the disk, then empty the DATA_DIR of node {node}, on another disk if this one fails, and start it: it \
+             gets everything from the others"
         )
     }
 }
@@ -439,7 +445,7 @@ const fn ended(reason: VerifyEnd) -> (&'static str, Option<&'static str>) {
     }
 }
 
-fn tell(seats: &[SeatReport], began: Instant, output: &mut Output) -> Result<(), Failure> {
+fn tell(seats: &[SeatReport], is_of_all: bool, began: Instant, output: &mut Output) -> Result<(), Failure> {
     let members = || seats.iter().flat_map(|seat| &seat.members);
     let nodes: BTreeSet<&str> = members().map(|member| member.node.as_str()).collect();
     let mut summary = Summary {
@@ -459,7 +465,7 @@ fn tell(seats: &[SeatReport], began: Instant, output: &mut Output) -> Result<(),
         }
         output.json(&summary)?;
     } else {
-        screen(seats, &summary, output)?;
+        screen(seats, is_of_all, &summary, output)?;
     }
     match (summary.whole, summary.complete) {
         (true, true) => Ok(()),
@@ -502,7 +508,7 @@ fn sentence(seats: &[SeatReport], summary: &Summary) -> String {
     parts.join("; ")
 }
 
-fn screen(seats: &[SeatReport], summary: &Summary, output: &mut Output) -> io::Result<()> {
+fn screen(seats: &[SeatReport], is_of_all: bool, summary: &Summary, output: &mut Output) -> io::Result<()> {
     let heads = ["GROUP", "SEAT", "NODE", "ROLE", "ENTRIES", "BYTES", "STATE"];
     let row = |seat: &SeatReport, member: &MemberReport| {
         vec![
@@ -519,8 +525,10 @@ fn screen(seats: &[SeatReport], summary: &Summary, output: &mut Output) -> io::R
         .iter()
         .flat_map(|seat| seat.members.iter().map(move |member| row(seat, member)));
     table(&heads, rows.collect(), output)?;
-    for problem in seats.iter().flat_map(SeatReport::problems) {
-        output.text(format_args!("{problem}"))?;
+    for seat in seats {
+        for problem in seat.problems(|node| advice(seats, is_of_all, seat, node)) {
+            output.text(format_args!("{problem}"))?;
+        }
     }
     if summary.whole && summary.complete {
         let sentence = output.paint(Look::Green, &summary.summary);
@@ -562,27 +570,36 @@ mod tests {
     }
 
     /// A member that comes back without a part of its log abstains: with two of those nobody leads who could repair them.
+    /// And what is done to a node is done to all its seats.
     #[test]
-    fn nobody_is_told_to_start_a_node_that_leaves_too_few_whole_ones() {
-        let advice = |states: &[&'static str]| {
-            let seat = seat(states);
-            seat.advice(&seat.members[0])
+    fn nobody_is_told_to_start_a_node_unless_all_else_is_whole() {
+        let told = |states: &[&[&'static str]], is_of_all| {
+            let seats: Vec<SeatReport> = states.iter().map(|states| seat(states)).collect();
+            advice(&seats, is_of_all, &seats[0], "n1")
         };
-        let alone = advice(&["damaged", "verified", "verified"]);
-        assert!(
-            alone.starts_with("look at the disk, then start node n1 again"),
-            "{alone}"
+        let alone = told(&[&["damaged", "verified", "verified"]], true);
+        assert!(alone.contains("then start node n1 again"), "{alone}");
+        let unread = told(
+            &[
+                &["damaged", "verified", "verified"],
+                &["unread", "verified", "verified"],
+            ],
+            true,
         );
-        let unread = advice(&["unread", "verified", "verified"]);
         assert!(unread.contains("empty the DATA_DIR of node n1"), "{unread}");
-        for second in ["damaged", "behind", "silent"] {
-            let second = advice(&["damaged", second, "verified"]);
-            assert!(
-                second.contains("first `rdb-client admin move-seat 0.1 --to n3`"),
-                "{second}"
+        for other in ["damaged", "behind", "silent", "repairing", "absent"] {
+            let here = told(&[&["damaged", other, "verified"]], true);
+            let elsewhere = told(
+                &[
+                    &["damaged", "verified", "verified"],
+                    &["verified", other, "verified"],
+                ],
+                true,
             );
+            assert!(here.contains("empty no node yet"), "{other}: {here}");
+            assert!(elsewhere.contains("empty no node yet"), "{other}: {elsewhere}");
         }
-        let none = advice(&["damaged", "damaged", "silent"]);
-        assert!(none.contains("start no node again"), "{none}");
+        let partly = told(&[&["damaged", "verified"]], false);
+        assert!(partly.contains("verify all nodes"), "{partly}");
     }
 }
