@@ -164,9 +164,9 @@ impl Cluster {
         self.addresses.clone()
     }
 
-    /// A connection to a node.
+    /// A connection to a node, of a patient client.
     pub async fn api(&self, n: usize) -> Api {
-        self.node(n).api().await
+        self.node(n).api().await.patient()
     }
 
     /// Some node that is there.

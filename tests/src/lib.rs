@@ -3,6 +3,7 @@
 //! | module | what stands there |
 //! |---|---|
 //! | [`process`] | real `rdb-server` processes: start, wait until ready, stop, kill |
+//! | [`files`] | files of a data directory |
 //! | [`etcd`], [`cluster`] | a real etcd, and whole clusters around it |
 //! | [`lan`], [`failover`] | machines that can be cut off from each other; how long a lost leader is felt |
 //! | [`command`] | the `rdb-client` binary and what it answered |
@@ -37,6 +38,7 @@ pub mod cluster;
 pub mod command;
 pub mod etcd;
 pub mod failover;
+pub mod files;
 pub mod lan;
 pub mod model;
 pub mod mutations;

@@ -1,6 +1,6 @@
 //! Raw gRPC: what any client in any language sends and gets.
 
-use crate::time::soon;
+use crate::time::{PATIENCE, Stopwatch, retry_pause, soon};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use rdb_proto::event::{Event, decode_batch};
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
@@ -33,6 +33,7 @@ pub struct Api {
     pub admin: AdminClient<Channel>,
     /// What they share.
     pub channel: Channel,
+    is_patient: bool,
 }
 
 /// An error as a client sees it.
@@ -126,7 +127,37 @@ impl Api {
             cluster: ClusterClient::new(channel.clone()),
             admin: AdminClient::new(channel.clone()),
             channel,
+            is_patient: false,
         })
+    }
+
+    /// The connection of a client that asks again for as long as an answer about keys is refused with nothing done, since
+    /// a seat may be without a leader at any moment, above all on a busy machine.
+    #[must_use]
+    pub const fn patient(mut self) -> Self {
+        self.is_patient = true;
+        self
+    }
+
+    async fn ask<R, T, F>(
+        &self,
+        what: &'static str,
+        request: R,
+        call: impl Fn(DataClient<Channel>, R) -> F + Sync,
+    ) -> Answer<T>
+    where
+        R: Clone + Send + Sync,
+        F: Future<Output = Answer<T>> + Send,
+    {
+        let since = Stopwatch::start();
+        loop {
+            let answer = soon(what, call(self.data.clone(), request.clone())).await;
+            let is_refused = answer.as_ref().err().is_some_and(Refusal::is_unavailable);
+            if !(self.is_patient && is_refused) || since.elapsed() > PATIENCE {
+                return answer;
+            }
+            retry_pause().await;
+        }
     }
 
     /// Writes an event to a key of the default collection.
@@ -136,14 +167,20 @@ impl Api {
 
     /// Writes as the request says.
     pub async fn write_request(&mut self, request: v1::WriteRequest) -> Answer<v1::WriteResult> {
-        let answer = soon("an answer to a write", self.data.write(request)).await?;
-        Ok(answer.into_inner().result.expect("an answer has a result"))
+        let answer = self.ask("an answer to a write", request, |mut data, request| async move {
+            Ok(data.write(request).await?.into_inner())
+        });
+        Ok(answer.await?.result.expect("an answer has a result"))
     }
 
     /// Appends as the request says.
     pub async fn append(&mut self, request: v1::AppendRequest) -> Answer<Vec<v1::WriteResult>> {
-        let answer = soon("an answer to an append", self.data.append(request)).await?;
-        Ok(answer.into_inner().results)
+        let answer = self.ask(
+            "an answer to an append",
+            request,
+            |mut data, request| async move { Ok(data.append(request).await?.into_inner()) },
+        );
+        Ok(answer.await?.results)
     }
 
     /// Deletes a key of the default collection.
@@ -157,8 +194,10 @@ impl Api {
 
     /// Deletes as the request says.
     pub async fn delete_request(&mut self, request: v1::DeleteRequest) -> Answer<v1::WriteResult> {
-        let answer = soon("an answer to a delete", self.data.delete(request)).await?;
-        Ok(answer.into_inner().result.expect("an answer has a result"))
+        let answer = self.ask("an answer to a delete", request, |mut data, request| async move {
+            Ok(data.delete(request).await?.into_inner())
+        });
+        Ok(answer.await?.result.expect("an answer has a result"))
     }
 
     /// Reads the latest event of a key of the default collection.
@@ -195,9 +234,12 @@ impl Api {
             keys: keys.iter().map(key).collect(),
             at_seq: at,
         };
-        let answer = soon("an answer to a snapshot", self.data.snapshot(request))
-            .await?
-            .into_inner();
+        let answer = self.ask(
+            "an answer to a snapshot",
+            request,
+            |mut data, request| async move { Ok(data.snapshot(request).await?.into_inner()) },
+        );
+        let answer = answer.await?;
         let event = |encoded: Bytes| {
             let event = || Event::decode(encoded.clone()).expect("a node answers with events");
             (!encoded.is_empty()).then(event)
@@ -209,9 +251,10 @@ impl Api {
 
     /// Reads as the request says.
     pub async fn read_request(&mut self, request: v1::ReadRequest) -> Answer<Event> {
-        let answer = soon("an answer to a read", self.data.read(request))
-            .await?
-            .into_inner();
+        let answer = self.ask("an answer to a read", request, |mut data, request| async move {
+            Ok(data.read(request).await?.into_inner())
+        });
+        let answer = answer.await?;
         let event = Event::decode(answer.event).expect("a node answers with an event");
         assert!(
             event.seq.get() <= answer.as_of_seq,
@@ -231,19 +274,23 @@ impl Api {
 
     /// The history that the request asks for.
     pub async fn history_request(&mut self, request: v1::HistoryRequest) -> Answer<Vec<Event>> {
-        let mut pages = soon("a history", self.data.history(request)).await?.into_inner();
-        let mut events = Vec::new();
-        while let Some(page) = soon("a page of a history", pages.next()).await {
-            events.extend(decode_batch(page?.events).expect("a node answers with events"));
-        }
-        Ok(events)
+        let history = self.ask("a history", request, |mut data, request| async move {
+            let mut pages = data.history(request).await?.into_inner();
+            let mut events = Vec::new();
+            while let Some(page) = pages.next().await {
+                events.extend(decode_batch(page?.events).expect("a node answers with events"));
+            }
+            Ok(events)
+        });
+        history.await
     }
 
     /// Keys as the request says.
     pub async fn list_keys(&mut self, request: v1::ListKeysRequest) -> Answer<v1::ListKeysResponse> {
-        Ok(soon("a list of keys", self.data.list_keys(request))
-            .await?
-            .into_inner())
+        let answer = self.ask("a list of keys", request, |mut data, request| async move {
+            Ok(data.list_keys(request).await?.into_inner())
+        });
+        answer.await
     }
 
     /// What the database looks like.

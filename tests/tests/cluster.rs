@@ -142,7 +142,8 @@ async fn without_etcd_reads_go_on_and_writes_say_why_not() {
             assert_eq!(read.payload, "before".as_bytes(), "linearizable, without etcd");
         }
         assert_eq!(cluster.events(n).await.len(), 10);
-        assert_reason(api.write("k1", "during").await, Reason::CoordinatorAway);
+        let mut hasty = cluster.node(n).api().await;
+        assert_reason(hasty.write("k1", "during").await, Reason::CoordinatorAway);
     }
     let status = cluster
         .until("a status that names etcd", |status| !status.healthy)

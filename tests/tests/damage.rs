@@ -5,6 +5,7 @@
 
 use rdb_proto::event::Event;
 use rdb_tests::cluster::Cluster;
+use rdb_tests::files::{files_below, log_segments};
 use rdb_tests::process::{Ended, Node, Settings};
 use rdb_tests::random::Random;
 use rdb_tests::say;
@@ -50,16 +51,8 @@ impl Specimen {
 
     /// Files of the data directory whose path from it passes, ascending.
     fn files(&self, passes: impl Fn(&str) -> bool) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        let mut open = vec![self.dir.path().to_owned()];
-        while let Some(path) = open.pop() {
-            if path.is_dir() {
-                open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-            } else if passes(path.strip_prefix(self.dir.path()).unwrap().to_str().unwrap()) {
-                found.push(path);
-            }
-        }
-        found.sort();
+        let mut found = files_below(self.dir.path());
+        found.retain(|path| passes(path.strip_prefix(self.dir.path()).unwrap().to_str().unwrap()));
         found
     }
 
@@ -396,17 +389,12 @@ async fn a_deleted_or_damaged_index_is_built_again() {
 
 /// Flips a bit in the middle of what is used of every log segment of a node, and says how many there were.
 fn damage_logs(data_dir: &Path) -> usize {
-    let mut damaged = 0;
-    let mut open = vec![data_dir.join("seats")];
-    while let Some(path) = open.pop() {
-        if path.is_dir() {
-            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if path.extension().is_some_and(|extension| extension == "log") && used_bytes(&path) > 500 {
-            flip(&path, used_bytes(&path) / 2, 3);
-            damaged += 1;
-        }
+    let mut segments = log_segments(data_dir);
+    segments.retain(|path| used_bytes(path) > 500);
+    for path in &segments {
+        flip(path, used_bytes(path) / 2, 3);
     }
-    damaged
+    segments.len()
 }
 
 /// A member of a cluster that lost a part of its log names it, takes part in no election, gets it from the others while

@@ -5,6 +5,7 @@
 use rdb_proto::v1;
 use rdb_tests::cluster::{Cluster, key_of};
 use rdb_tests::command::{Answer, Cli};
+use rdb_tests::files::log_segments;
 use rdb_tests::process::Node;
 use rdb_tests::time::{retry_pause, soon};
 use rdb_tests::wire::append_of;
@@ -56,19 +57,12 @@ fn member<'a>(seat: &'a Value, node: &str) -> &'a Value {
 
 /// The log segment that holds some text, and where.
 fn place_of(data_dir: &Path, text: &str) -> (PathBuf, usize) {
-    let mut open = vec![data_dir.join("seats")];
-    while let Some(path) = open.pop() {
-        if path.is_dir() {
-            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if path.extension().is_some_and(|extension| extension == "log") {
-            let bytes = fs::read(&path).unwrap();
-            let found = bytes.windows(text.len()).position(|part| part == text.as_bytes());
-            if let Some(at) = found {
-                return (path, at);
-            }
-        }
-    }
-    panic!("no log holds {text:?}");
+    let found = log_segments(data_dir).into_iter().find_map(|path| {
+        let bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(text.len()).position(|part| part == text.as_bytes());
+        Some((path, at?))
+    });
+    found.unwrap_or_else(|| panic!("no log holds {text:?}"))
 }
 
 fn write_at(path: &Path, bytes: &[u8], offset: usize) {

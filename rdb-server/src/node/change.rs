@@ -143,7 +143,7 @@ impl Handle {
         }
     }
 
-    fn cluster_view(&self) -> Arc<View> {
+    pub(super) fn cluster_view(&self) -> Arc<View> {
         Arc::clone(&self.shared.coordinator.view().borrow())
     }
 
@@ -153,7 +153,7 @@ impl Handle {
     }
 }
 
-fn named(view: &View, name: &str) -> Result<NodeId, NodeError> {
+pub(super) fn named(view: &View, name: &str) -> Result<NodeId, NodeError> {
     let found = view.nodes.iter().find(|(_, info)| info.name == name);
     found
         .map(|(node, _)| *node)

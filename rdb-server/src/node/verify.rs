@@ -3,14 +3,16 @@
 //!
 //! Damage that is found is told, and nothing else is done about it, unlike damage that a read meets: who verifies all nodes
 //! at once must not end several members of one group at once. Each would come back without a part of its log, and when
-//! fewer than R members are whole, nobody leads. So the operator starts the nodes again, one at a time.
+//! fewer than R members are whole, nobody leads. So the operator starts a node again, once all else
+//! is known to be whole.
 
+use super::change::named;
 use super::error::NodeError;
 use super::handle::Handle;
 use super::status::SeatState;
 use crate::blocking;
 use crate::clock;
-use crate::limits::{READ_AGAIN_AFTER, VERIFY_BYTES_PER_SECOND, VERIFY_WAIT};
+use crate::limits::{VERIFY_BYTES_PER_SECOND, VERIFY_WAIT};
 use crate::storage::{Scrub, Verified};
 use rdb_proto::types::{LogIndex, SeatId};
 use std::collections::VecDeque;
@@ -81,8 +83,6 @@ struct Reading {
     scrub: Scrub,
     /// Whether the member lacked some of what is wanted when this began.
     is_behind: bool,
-    /// Since when the next entry is not on stable storage.
-    waits_since: Option<Instant>,
 }
 
 impl Handle {
@@ -94,14 +94,11 @@ impl Handle {
         if name == self.name() {
             return Ok(None);
         }
-        let view = Arc::clone(&self.shared.coordinator.view().borrow());
-        let node = view.nodes.values().find(|node| node.name == name);
-        let node = node.ok_or_else(|| NodeError::UnknownNode(name.to_owned()))?;
-        if node.is_live {
-            Ok(Some(node.address.clone()))
-        } else {
-            Err(NodeError::OrderRefused(format!("node {name} is not live")))
-        }
+        let cluster = self.cluster_view();
+        let node = named(&cluster, name)?;
+        let live = cluster.nodes.get(&node).filter(|info| info.is_live);
+        let address = live.map(|info| Some(info.address.clone()));
+        address.ok_or_else(|| NodeError::OrderRefused(format!("node {name} is not live")))
     }
 
     /// Begins to verify logs of this node, reading so many bytes a second at most; 0 leaves that to the node.
@@ -181,7 +178,6 @@ impl Verification {
             wanted,
             scrub: Scrub::new(member.log.clone(), committed.min(wanted.up_to)),
             is_behind: committed < wanted.up_to,
-            waits_since: None,
         })
     }
 
@@ -195,10 +191,13 @@ impl Verification {
         }
         self.pace.wait().await;
         match blocking::read(|| reading.scrub.step()) {
-            Ok((0, _)) => return self.wait(reading).await,
+            // Not met: what is committed here is on stable storage here.
+            Ok((0, _)) => {
+                self.end(seat, reading.scrub.last(), End::Behind);
+                None
+            }
             Ok((bytes, whole)) => {
                 self.pace.took(bytes);
-                reading.waits_since = None;
                 self.found
                     .extend(whole.into_iter().map(|block| (seat, Finding::Block(block))));
                 Some(reading)
@@ -216,18 +215,6 @@ impl Verification {
                 None
             }
         }
-    }
-
-    /// What is committed may be shown to those who read the log a moment later.
-    async fn wait(&mut self, mut reading: Reading) -> Option<Reading> {
-        let now = clock::monotonic();
-        let since = *reading.waits_since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= VERIFY_WAIT {
-            self.end(reading.wanted.seat, reading.scrub.last(), End::Behind);
-            return None;
-        }
-        clock::sleep(READ_AGAIN_AFTER).await;
-        Some(reading)
     }
 }
 

@@ -357,8 +357,8 @@ Examples:
 
     /// Read all logs from disk and check them, and compare the members of each seat, while the database serves
     ///
-    /// Each node reads at a gentle rate. Nothing is changed, and a node with damage goes on: start it again, and it gets
-    /// what is lost from the other members; no two nodes at a time, since a group needs most of its members whole. Exits
+    /// Each node reads at a gentle rate. Nothing is changed, and a node with damage goes on. What to do is said beside the
+    /// damage: a node that is started again gets what is lost from the other members, once all of these are whole. Exits
     /// with 6 when anything is damaged or not the same on all members, and with 5 when not everything could be looked at.
     #[command(before_help = "\
 Examples:

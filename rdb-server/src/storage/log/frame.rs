@@ -112,12 +112,9 @@ impl SegmentHead {
         seat: SeatId,
         number: u32,
     ) -> Result<(Self, Seed), HeadProblem> {
-        let (checked, mut check) = head.split_at(HEAD_CHECKED_BYTES);
-        let crc = check.get_u32_le();
-        if crc != crc32c::crc32c(checked) || !checked.starts_with(&MAGIC) {
-            return Err(HeadProblem::Damaged);
-        }
-        let mut fields = checked;
+        let (mut fields, seed) = checked(head)
+            .filter(|(fields, _)| fields.starts_with(&MAGIC))
+            .ok_or(HeadProblem::Damaged)?;
         fields.advance(MAGIC.len());
         let version = fields.get_u32_le();
         if version != FORMAT_VERSION {
@@ -144,16 +141,22 @@ impl SegmentHead {
             number,
             first,
         };
-        Ok((head, Seed(crc)))
+        Ok((head, seed))
     }
 }
 
 impl Seed {
     /// Whether these are the header's bytes that it goes with.
     pub(super) fn is_of(self, head: &[u8; SEGMENT_HEAD_BYTES]) -> bool {
-        let (checked, mut check) = head.split_at(HEAD_CHECKED_BYTES);
-        crc32c::crc32c(checked) == self.0 && check.get_u32_le() == self.0
+        checked(head).is_some_and(|(_, seed)| seed == self)
     }
+}
+
+/// What a header's check covers, with its seed; `None` when it does not pass.
+fn checked(head: &[u8; SEGMENT_HEAD_BYTES]) -> Option<(&[u8], Seed)> {
+    let (covered, mut check) = head.split_at(HEAD_CHECKED_BYTES);
+    let crc = check.get_u32_le();
+    (crc == crc32c::crc32c(covered)).then_some((covered, Seed(crc)))
 }
 
 /// What stands before a frame's body.
