@@ -495,6 +495,9 @@ async fn bench_prints_one_object() {
             );
         }
         assert_eq!(result["errors"], 0, "{result}");
+        let appends = &result["append_p50_us"];
+        let is_told = appends.as_u64().is_some_and(|us| (1..20_000_000).contains(&us));
+        assert_eq!(is_told, kind == "latency", "{result}");
     }
 }
 

@@ -742,6 +742,8 @@ Examples:
     Subscribe(BenchSubscribeArgs),
 
     /// Measure the way of an event from its append to every subscriber, at a fixed rate
+    ///
+    /// How long the appends themselves took stands beside it: append_p50_us and so on in JSON.
     #[command(before_help = "\
 Examples:
   rdb-client bench latency

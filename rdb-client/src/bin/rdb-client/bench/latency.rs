@@ -2,7 +2,7 @@
 
 use super::append::payload;
 use super::load::{self, Worker};
-use super::report::{Report, Shape, Tally};
+use super::report::{Appends, Report, Shape, Tally};
 use crate::args::BenchLatencyArgs;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -93,6 +93,7 @@ pub(crate) async fn run(context: &Context, args: BenchLatencyArgs) -> Result<Rep
             )));
         }
     }
+    let acknowledged = Appends::of(&appends);
     tally.add_errors(appends);
     tally.count_bytes(load.size);
     let shape = Shape {
@@ -102,7 +103,7 @@ pub(crate) async fn run(context: &Context, args: BenchLatencyArgs) -> Result<Rep
         size: load.size,
         rate: Some(rate),
     };
-    Ok(Report::new(shape, tally, took))
+    Ok(Report::new(shape, tally, took).with_appends(acknowledged))
 }
 
 /// From here on, nothing is missed.
@@ -149,17 +150,20 @@ async fn append(mut worker: Worker, plan: Plan) -> Tally {
         payload.extend_from_slice(plan.body.get(STAMP_BYTES..).unwrap_or_default());
         let event = NewEvent::new(payload);
         match appender.append(name, vec![event], Expectation::Any).await {
-            Ok(pending) => answers.push((count, begin, pending)),
+            // Each in a task of its own, so that each is timed when it comes.
+            Ok(pending) => answers.push(tasks::spawn(async move {
+                let answer = pending.await;
+                (count, clock::now().saturating_duration_since(begin), answer)
+            })),
             Err(error) => worker.tally.failed(error),
         }
     }
-    for (count, begin, pending) in answers {
-        match pending.await {
-            Ok(receipt) => {
-                let took = clock::now().saturating_duration_since(begin);
-                worker.tally.done(count, receipt.attempts, took);
-            }
-            Err(error) => worker.tally.failed(error),
+    for answer in answers {
+        match answer.await {
+            Ok((count, took, Ok(receipt))) => worker.tally.done(count, receipt.attempts, took),
+            Ok((_, _, Err(error))) => worker.tally.failed(error),
+            // Only a task that panicked, and this one goes with it.
+            Err(_gone) => {}
         }
     }
     appender.finish().await;

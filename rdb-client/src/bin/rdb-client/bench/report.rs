@@ -115,8 +115,31 @@ pub(crate) struct Report {
     mean_us: f64,
     retries: u64,
     first_error: Option<String>,
+    #[serde(flatten)]
+    appends: Option<Appends>,
     #[serde(skip)]
     failure: Option<Error>,
+}
+
+/// How long appends took, where the report's latencies are of something else.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Appends {
+    append_p50_us: u64,
+    append_p90_us: u64,
+    append_p99_us: u64,
+    append_max_us: u64,
+}
+
+impl Appends {
+    pub(crate) fn of(tally: &Tally) -> Self {
+        let at = |quantile| tally.latencies.value_at_quantile(quantile);
+        Self {
+            append_p50_us: at(0.5),
+            append_p90_us: at(0.9),
+            append_p99_us: at(0.99),
+            append_max_us: tally.latencies.max(),
+        }
+    }
 }
 
 /// What was asked for, for the report.
@@ -154,8 +177,15 @@ impl Report {
             mean_us: rounded(tally.latencies.mean()),
             retries: tally.retries,
             first_error: tally.first_error.as_ref().map(Error::to_string),
+            appends: None,
             failure: tally.first_error,
         }
+    }
+
+    /// Says beside the latencies how long the appends took.
+    pub(crate) const fn with_appends(mut self, appends: Appends) -> Self {
+        self.appends = Some(appends);
+        self
     }
 
     pub(crate) fn write(self, output: &mut Output) -> Result<(), Failure> {
@@ -177,6 +207,12 @@ impl Report {
             "latency   p50 {} us   p90 {} us   p99 {} us   p99.9 {} us   max {} us",
             self.p50_us, self.p90_us, self.p99_us, self.p999_us, self.max_us
         ))?;
+        if let Some(appends) = &self.appends {
+            output.text(format_args!(
+                "appends   p50 {} us   p90 {} us   p99 {} us   max {} us",
+                appends.append_p50_us, appends.append_p90_us, appends.append_p99_us, appends.append_max_us
+            ))?;
+        }
         if self.retries > 0 {
             output.text(format_args!("retries   {}", self.retries))?;
         }
