@@ -403,6 +403,10 @@ pub const NUMBERS_ASKED_MAX: u64 = 1 << 22;
 /// when that node is cut off: etcd itself is there, and is asked then.
 pub const COMBINER_PATIENCE_MIN: Duration = Duration::from_millis(50);
 
+/// The same where txns take long: so many of them. The node that is asked needs two: one is under way there, and the
+/// next one is for whoever asks; each may lose a race.
+pub const COMBINER_PATIENCE_TXNS: u32 = 4;
+
 /// How long a node that has no numbers from etcd waits for those of another one, at least: short enough to try the next
 /// one within the second. Where heartbeats are slower, since nodes are far from each other,
 /// it is [`COMBINER_TIMEOUT_HEARTBEATS`] of them.
@@ -414,6 +418,10 @@ pub const COMBINER_TIMEOUT_HEARTBEATS: u32 = 2;
 /// For how long a node passes its requests on after it lost a race for the counter, or etcd did not answer it: long
 /// enough that racing again now and then costs nothing, short enough to learn soon that nobody else races.
 pub const COMBINER_PREFERRED: Duration = Duration::from_secs(1);
+
+/// A node that lost a race for the counter waits for up to 2, 4, 8 times what the lost txn took, and no longer: eight
+/// times, so that a handful of nodes that cannot combine are rarely in each other's way.
+pub const RACE_DOUBLINGS_MAX: u32 = 3;
 
 /// How long etcd may take before other nodes are asked as well: more than a stall of its disk mostly lasts, since
 /// whoever answers second leaves a hole; and little enough that a leader that lost etcd alone writes again in a second.

@@ -72,6 +72,11 @@ impl Refusal {
     pub fn is_unavailable(&self) -> bool {
         self.code == Code::Unavailable && self.reason.is_some()
     }
+
+    /// Whether the same request with the same event ids is answered in the end.
+    fn is_passing(&self) -> bool {
+        self.is_unavailable() || self.reason == Some(Reason::OutcomeUnknown)
+    }
 }
 
 impl From<Status> for Refusal {
@@ -131,8 +136,9 @@ impl Api {
         })
     }
 
-    /// The connection of a client that asks again for as long as an answer about keys is refused with nothing done, since
-    /// a seat may be without a leader at any moment, above all on a busy machine.
+    /// The connection of a client that asks again, with the same event ids, for as long as an answer about keys is refused
+    /// with nothing done, or its outcome is not known: a seat may be without a leader at any moment, above all on a busy
+    /// machine.
     #[must_use]
     pub const fn patient(mut self) -> Self {
         self.is_patient = true;
@@ -152,8 +158,8 @@ impl Api {
         let since = Stopwatch::start();
         loop {
             let answer = soon(what, call(self.data.clone(), request.clone())).await;
-            let is_refused = answer.as_ref().err().is_some_and(Refusal::is_unavailable);
-            if !(self.is_patient && is_refused) || since.elapsed() > PATIENCE {
+            let is_passing = answer.as_ref().err().is_some_and(Refusal::is_passing);
+            if !(self.is_patient && is_passing) || since.elapsed() > PATIENCE {
                 return answer;
             }
             retry_pause().await;
@@ -187,6 +193,7 @@ impl Api {
     pub async fn delete(&mut self, key: &str) -> Answer<v1::WriteResult> {
         let request = v1::DeleteRequest {
             key: key.to_owned(),
+            event: Some(event("")),
             ..Default::default()
         };
         self.delete_request(request).await

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::coordination::{Allocation, CoordinationError};
 use crate::limits::{
     ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX, ETCD_CALL_TIMEOUT, ETCD_LATEST_MAX, OWN_TXN_PATIENCE,
+    RACE_DOUBLINGS_MAX,
 };
 use crate::sabotage::{self, Sabotage};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
@@ -120,7 +121,7 @@ impl Allocator {
         loop {
             if total.may_be_passed_on()
                 && let Some(node) = self.combiner.preferred()
-                && let Some(allocation) = self.combiner.ask_first(node, total.own).await
+                && let Some(allocation) = self.combiner.ask_first(node, total.own, self.txns.took).await
             {
                 return Ok(Taken::Elsewhere(allocation));
             }
@@ -249,6 +250,8 @@ struct Txns {
     shared: Arc<Shared>,
     /// The counter's value as last seen; `None` when that is not known, as while a txn is under way.
     seen: Option<Value>,
+    /// How long the last txn took.
+    took: Duration,
     /// Whether the clock is known to be behind, and was complained of.
     is_clock_off: bool,
 }
@@ -302,6 +305,7 @@ impl Txns {
         Self {
             shared,
             seen: None,
+            took: Duration::ZERO,
             is_clock_off: false,
         }
     }
@@ -309,6 +313,7 @@ impl Txns {
     /// `None` when another node's txn was before this node's, and `is_one_race`.
     async fn take(&mut self, count: u64, is_one_race: bool) -> Result<Option<Numbered>, CoordinationError> {
         let over = self.connection().await?;
+        let mut lost = 0;
         loop {
             let seen = match self.seen.take() {
                 Some(seen) => self.or_newer(seen),
@@ -325,7 +330,9 @@ impl Txns {
                 .when([is_same, self.shared.generation_is(over.generation)])
                 .and_then([TxnOp::put(key.clone(), bytes.clone(), None)])
                 .or_else([TxnOp::get(key.clone(), None)]);
+            let since = clock::monotonic();
             let answer = call("the counter", over.client.kv_client().txn(txn)).await?;
+            self.took = since.elapsed();
             if answer.succeeded() {
                 self.shared.saw_counter(next.last());
                 self.shared.numbers_stats.txns.inc();
@@ -348,7 +355,21 @@ impl Txns {
             if is_one_race {
                 return Ok(None);
             }
+            lost += 1;
+            self.give_way(lost).await;
         }
+    }
+
+    /// Waits, by chance and longer after each race in a row that was lost, so that one of those who race gets through at
+    /// once. Of N that ask again at once, N - 1 ask for nothing, and etcd is busy with that; once the controller is among
+    /// the losers it is too slow to serve them all with one txn, and so they go on to race. It alone gives way to nobody.
+    async fn give_way(&self, lost: u32) {
+        if self.shared.view.borrow().controller == Some(self.shared.node) {
+            return;
+        }
+        let window = self.took.saturating_mul(1 << lost.min(RACE_DOUBLINGS_MAX));
+        let micros = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
+        clock::sleep(Duration::from_micros(clock::random_u64() % micros.max(1))).await;
     }
 
     /// The connection that numbers are taken over; waits while it is being judged.

@@ -21,7 +21,8 @@ use super::{EtcdCoordinator, Shared};
 use crate::clock;
 use crate::coordination::Allocation;
 use crate::limits::{
-    COMBINER_PATIENCE_MIN, COMBINER_PREFERRED, COMBINER_TIMEOUT_HEARTBEATS, COMBINER_TIMEOUT_MIN,
+    COMBINER_PATIENCE_MIN, COMBINER_PATIENCE_TXNS, COMBINER_PREFERRED, COMBINER_TIMEOUT_HEARTBEATS,
+    COMBINER_TIMEOUT_MIN, OWN_TXN_PATIENCE,
 };
 use futures::future::BoxFuture;
 use prometheus_client::metrics::counter::Counter;
@@ -145,10 +146,13 @@ impl Combiner {
         self.preferred = later().map(|until| (node, until));
     }
 
-    /// Asks who is asked before etcd, and not for long: etcd itself is there as well.
-    pub(super) async fn ask_first(&mut self, node: NodeId, count: u64) -> Option<Allocation> {
+    /// Asks who is asked before etcd, and not for long: etcd itself is there as well. `txn` is how long a txn takes: where
+    /// that is long, so is the answer, and who gives it up races with the node that was about to give it.
+    pub(super) async fn ask_first(&mut self, node: NodeId, count: u64, txn: Duration) -> Option<Allocation> {
         let half = self.shared.settings.heartbeat_interval / 2;
-        self.ask(node, count, COMBINER_PATIENCE_MIN.max(half)).await
+        let txns = txn.saturating_mul(COMBINER_PATIENCE_TXNS).min(OWN_TXN_PATIENCE);
+        let patience = COMBINER_PATIENCE_MIN.max(half).max(txns);
+        self.ask(node, count, patience).await
     }
 
     /// Asks a node. One that does not answer in time is not asked first any more.
