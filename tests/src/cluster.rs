@@ -1,7 +1,9 @@
 //! Whole clusters of real processes: an etcd and nodes, all on loopback.
 
 use crate::checkers::judge;
+use crate::disk::{self, Disk};
 use crate::etcd::{Etcd, free_port};
+use crate::files::scratch;
 use crate::lan::{self, Lan};
 use crate::process::{Node, Settings, Starting};
 use crate::random::Random;
@@ -20,40 +22,57 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tempfile::TempDir;
 
+/// What a cluster stands on. Usually loopback, and directories that go with it.
+#[derive(Debug, Clone, Default)]
+pub struct Site {
+    /// Machines that can be cut off from each other.
+    pub lan: Option<Lan>,
+    /// Data and logs are kept below it.
+    pub directory: Option<PathBuf>,
+    /// Each node has a disk of its own that can lose its power.
+    pub has_disks: bool,
+}
+
 /// Nodes by their number from 0; each is there, or was killed.
 #[derive(Debug)]
 pub struct Cluster {
     /// Where they meet.
     pub etcd: Etcd,
-    lan: Option<Lan>,
-    data: TempDir,
+    site: Site,
     settings: Vec<Settings>,
     addresses: Vec<SocketAddr>,
+    // In this order, since what is above uses what is below.
     nodes: Vec<Option<Node>>,
+    disks: Vec<Disk>,
+    data: TempDir,
 }
 
 impl Cluster {
     /// Starts etcd and nodes with these settings besides the usual ones, and waits until all are ready.
     pub async fn start(nodes: usize, more: &[(&str, &str)]) -> Self {
-        let etcd = Etcd::start().await;
-        Self::start_around(etcd, None, nodes, more).await
+        Self::start_at(Site::default(), nodes, more).await
     }
 
     /// The same on machines that can be cut off from each other.
     pub async fn start_on(lan: &Lan, nodes: usize, more: &[(&str, &str)]) -> Self {
-        let etcd = Etcd::start_at(lan::HUB).await;
-        Self::start_around(etcd, Some(lan.clone()), nodes, more).await
+        let site = Site {
+            lan: Some(lan.clone()),
+            ..Site::default()
+        };
+        Self::start_at(site, nodes, more).await
     }
 
-    async fn start_around(etcd: Etcd, lan: Option<Lan>, nodes: usize, more: &[(&str, &str)]) -> Self {
-        let data = tempfile::tempdir().unwrap();
+    /// The same where it is told to stand.
+    pub async fn start_at(site: Site, nodes: usize, more: &[(&str, &str)]) -> Self {
+        let host = site.lan.as_ref().map_or(Ipv4Addr::LOCALHOST, |_| lan::HUB);
         let mut cluster = Self {
-            etcd,
-            lan,
-            data,
+            etcd: Etcd::start_at(host, site.directory.as_deref()).await,
             settings: Vec::new(),
             addresses: Vec::new(),
             nodes: Vec::new(),
+            disks: Vec::new(),
+            data: scratch(site.directory.as_deref()),
+            site,
         };
         for n in 0..nodes {
             cluster.add(n, more);
@@ -94,6 +113,10 @@ impl Cluster {
 
     fn add(&mut self, n: usize, more: &[(&str, &str)]) {
         let (grpc, http) = (free_port(), free_port());
+        if self.site.has_disks {
+            let name = format!("disk{}", n + 1);
+            self.disks.push(Disk::make(self.data.path(), &name).unwrap());
+        }
         let mut settings = Settings::new(&self.data_dir(n))
             .with("ETCD", &self.etcd.endpoint())
             .with("NODE", &format!("n{}", n + 1))
@@ -103,7 +126,10 @@ impl Cluster {
             settings = settings.with(name, value);
         }
         let mut host = Ipv4Addr::LOCALHOST;
-        if let Some(lan) = &self.lan {
+        if self.site.directory.is_some() {
+            settings = settings.logging_to(&self.data.path().join(format!("n{}.log", n + 1)));
+        }
+        if let Some(lan) = &self.site.lan {
             host = Lan::address(n);
             settings = settings
                 .with("ADDRESS", &host.to_string())
@@ -117,7 +143,14 @@ impl Cluster {
 
     /// Where the node keeps its data.
     pub fn data_dir(&self, n: usize) -> PathBuf {
-        self.data.path().join(format!("n{}", n + 1))
+        let disk = self.disks.get(n).map(Disk::path);
+        disk.unwrap_or_else(|| self.data.path())
+            .join(format!("n{}", n + 1))
+    }
+
+    /// The network that the nodes are in, when it can be cut.
+    pub const fn lan(&self) -> Option<&Lan> {
+        self.site.lan.as_ref()
     }
 
     /// The node's settings.
@@ -157,6 +190,24 @@ impl Cluster {
     /// Kills a node with SIGKILL.
     pub async fn kill(&mut self, n: usize) {
         self.take(n).kill().await;
+    }
+
+    /// Kills every node that is there with SIGKILL, one right after the other.
+    pub async fn kill_all(&mut self) {
+        for n in 0..self.nodes.len() {
+            if self.nodes[n].is_some() {
+                self.kill(n).await;
+            }
+        }
+    }
+
+    /// Takes the power from all disks at once, then kills what still runs. What no node had synced is gone.
+    pub async fn lose_power(&mut self) {
+        disk::cut_power(&self.disks).unwrap();
+        self.kill_all().await;
+        for disk in &self.disks {
+            disk.plug_in().unwrap();
+        }
     }
 
     /// Where gRPC is served, by all nodes, there or not.

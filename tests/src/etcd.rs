@@ -1,6 +1,7 @@
 //! A real etcd, on loopback, with its data in a folder of the test's own. Killed by its process id when dropped.
 
 use crate::authority::Authority;
+use crate::files::scratch;
 use crate::process::signal_to;
 use crate::time::soon;
 use rdb_server::coordination::etcd::EtcdSettings;
@@ -46,12 +47,12 @@ pub struct Etcd {
 impl Etcd {
     /// Starts one and waits until it answers.
     pub async fn start() -> Self {
-        Self::start_at(Ipv4Addr::LOCALHOST).await
+        Self::start_at(Ipv4Addr::LOCALHOST, None).await
     }
 
-    /// Starts one at this address.
-    pub async fn start_at(host: Ipv4Addr) -> Self {
-        let mut etcd = Self::stopped(host);
+    /// Starts one at this address, with its data below a directory of the caller's, if there is one.
+    pub async fn start_at(host: Ipv4Addr, within: Option<&Path>) -> Self {
+        let mut etcd = Self::stopped(host, within);
         etcd.run().await;
         etcd
     }
@@ -64,7 +65,7 @@ impl Etcd {
             ("--key-file", signed.key),
             ("--trusted-ca-file", authority.certificate()),
         ];
-        let mut etcd = Self::stopped(Ipv4Addr::LOCALHOST);
+        let mut etcd = Self::stopped(Ipv4Addr::LOCALHOST, None);
         etcd.scheme = "https";
         etcd.flags = files
             .into_iter()
@@ -84,9 +85,9 @@ impl Etcd {
         Some(etcd)
     }
 
-    fn stopped(host: Ipv4Addr) -> Self {
+    fn stopped(host: Ipv4Addr, within: Option<&Path>) -> Self {
         Self {
-            data: tempfile::tempdir().unwrap(),
+            data: scratch(within),
             host,
             client: free_port(),
             peer: free_port(),

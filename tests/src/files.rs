@@ -2,6 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A new directory: one that goes when it is dropped, or one below `within`, which stays for as long as that does.
+pub fn scratch(within: Option<&Path>) -> TempDir {
+    let made = match within {
+        Some(within) => tempfile::Builder::new().disable_cleanup(true).tempdir_in(within),
+        None => tempfile::tempdir(),
+    };
+    made.unwrap()
+}
 
 /// All files below a directory, ascending.
 pub fn files_below(directory: &Path) -> Vec<PathBuf> {

@@ -9,11 +9,15 @@
 //! Sockets belong to the namespace of the thread that makes them, and a runtime has many threads. So a case runs itself
 //! again, as a process that was born in the namespace of the bridge. Nothing of it touches the machine's own network.
 
+use crate::process::signal_to;
 use crate::say;
+use rustix::process::Signal;
 use std::env;
+use std::io;
 use std::net::Ipv4Addr;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Set for the process that runs in the namespaces: their common name.
 const INSIDE: &str = "RDB_TEST_LAN";
@@ -65,13 +69,13 @@ impl Lan {
         let _guard = Guard(&lan, machines);
         lan.make(machines)?;
         let program = env::current_exe().map_err(|error| error.to_string())?;
-        Command::new("ip")
+        let mut command = tokio::process::Command::new("ip");
+        command
             .args(["netns", "exec", &lan.hub()])
             .arg(program)
             .args(arguments)
-            .env(INSIDE, &lan.prefix)
-            .status()
-            .map_err(|error| error.to_string())
+            .env(INSIDE, &lan.prefix);
+        to_its_end(command).map_err(|error| error.to_string())
     }
 
     fn hub(&self) -> String {
@@ -149,6 +153,28 @@ impl Lan {
         all.extend(arguments.iter().map(String::as_str));
         run(&all).expect("rules can be changed, as they could before");
     }
+}
+
+/// Runs a command. A signal to end this process ends the command instead, so that this one can take its namespaces away.
+fn to_its_end(mut command: tokio::process::Command) -> io::Result<ExitStatus> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut interrupted = signal(SignalKind::interrupt())?;
+        let mut ended = signal(SignalKind::terminate())?;
+        let mut child = command.spawn()?;
+        loop {
+            tokio::select! {
+                status = child.wait() => return status,
+                _ = interrupted.recv() => {}
+                _ = ended.recv() => {}
+            }
+            if let Some(id) = child.id() {
+                signal_to(id, Signal::TERM);
+            }
+        }
+    })
 }
 
 fn run(command: &[&str]) -> Result<(), String> {

@@ -3,7 +3,7 @@
 //! | module | what stands there |
 //! |---|---|
 //! | [`process`] | real `rdb-server` processes: start, wait until ready, stop, kill |
-//! | [`files`] | files of a data directory |
+//! | [`files`], [`disk`] | files of a data directory; disks that can lose their power |
 //! | [`etcd`], [`cluster`] | a real etcd, and whole clusters around it |
 //! | [`lan`], [`failover`] | machines that can be cut off from each other; how long a lost leader is felt |
 //! | [`command`] | the `rdb-client` binary and what it answered |
@@ -36,6 +36,7 @@ pub mod authority;
 pub mod checkers;
 pub mod cluster;
 pub mod command;
+pub mod disk;
 pub mod etcd;
 pub mod failover;
 pub mod files;

@@ -7,6 +7,8 @@ use crate::time::{PATIENCE, Stopwatch, maybe, soon};
 use crate::wire::Api;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -49,6 +51,7 @@ pub struct Settings {
     arguments: Vec<String>,
     working_directory: Option<PathBuf>,
     namespace: Option<String>,
+    log_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -70,6 +73,7 @@ impl Settings {
             arguments: Vec::new(),
             working_directory: None,
             namespace: None,
+            log_file: None,
         }
     }
 
@@ -108,6 +112,13 @@ impl Settings {
         self
     }
 
+    /// Also writes what the process says to the end of this file.
+    #[must_use]
+    pub fn logging_to(mut self, file: &Path) -> Self {
+        self.log_file = Some(file.to_owned());
+        self
+    }
+
     /// Starts the process and does not wait for anything.
     ///
     /// The environment of the test itself is not handed on, but for what names a mutation or collects coverage.
@@ -138,7 +149,7 @@ impl Settings {
             command.current_dir(directory);
         }
         let mut child = command.spawn().expect("rdb-server can be started");
-        let log = Log::of(&mut child);
+        let log = Log::of(&mut child, self.log_file.as_deref());
         Starting { child, log }
     }
 
@@ -363,14 +374,16 @@ struct Lines {
 }
 
 impl Log {
-    fn of(child: &mut Child) -> Self {
+    fn of(child: &mut Child, file: Option<&Path>) -> Self {
+        let open = |path| File::options().create(true).append(true).open(path).unwrap();
         let (sender, lines) = watch::channel(Lines {
             all: Vec::new(),
             open_pipes: 2,
         });
         let mut readers = JoinSet::new();
-        readers.spawn(read(child.stdout.take().unwrap(), sender.clone()));
-        readers.spawn(read(child.stderr.take().unwrap(), sender));
+        let stdout = child.stdout.take().unwrap();
+        readers.spawn(read(stdout, sender.clone(), file.map(open)));
+        readers.spawn(read(child.stderr.take().unwrap(), sender, file.map(open)));
         Self {
             lines,
             _readers: readers,
@@ -402,10 +415,13 @@ impl Log {
     }
 }
 
-async fn read(pipe: impl AsyncRead + Unpin, sender: watch::Sender<Lines>) {
+async fn read(pipe: impl AsyncRead + Unpin, sender: watch::Sender<Lines>, mut file: Option<File>) {
     let mut lines = BufReader::new(pipe).split(b'\n');
     while let Ok(Some(line)) = lines.next_segment().await {
         let line = String::from_utf8_lossy(&line).into_owned();
+        if let Some(file) = &mut file {
+            writeln!(file, "{line}").unwrap();
+        }
         sender.send_modify(|lines| lines.all.push(line));
     }
     sender.send_modify(|lines| lines.open_pipes = lines.open_pipes.saturating_sub(1));
