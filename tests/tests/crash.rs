@@ -2,49 +2,18 @@
 #![cfg(test)]
 
 use rdb_proto::event::Event;
-use rdb_proto::types::Seq;
-use rdb_tests::checkers::{judge, marks, stream};
+use rdb_tests::checkers::judge;
 use rdb_tests::process::{Node, Settings};
 use rdb_tests::random::Random;
 use rdb_tests::say;
 use rdb_tests::time::Stopwatch;
-use rdb_tests::wire::{Api, Said};
+use rdb_tests::workload::follower::Follower;
 use rdb_tests::workload::writers::{Load, Writer, crew, record_of};
 use rdb_tests::workload::{Ticks, Told};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
 const KILLS: usize = 60;
-
-/// Follows the stream from where an earlier life of the node left it, until the node goes away.
-#[derive(Debug, Default)]
-struct Follower {
-    /// Last seq of an event or of a mark.
-    at: u64,
-    pieces: Vec<Vec<Event>>,
-}
-
-impl Follower {
-    async fn follow(mut self, mut api: Api) -> Self {
-        let mut said = Vec::new();
-        if let Ok(mut changes) = api.subscribe(self.at).await {
-            while let Ok(Some(next)) = changes.next().await {
-                said.push(next);
-            }
-        }
-        marks::check(&said).unwrap();
-        for said in &said {
-            match said {
-                Said::Change(event) => self.at = self.at.max(event.seq.get()),
-                Said::Resolved { seq, .. } => self.at = self.at.max(*seq),
-                Said::Opened { .. } | Said::CaughtUp(_) | Said::FellBehind(_) => {}
-            }
-        }
-        self.pieces
-            .push(said.into_iter().filter_map(Said::event).collect());
-        self
-    }
-}
 
 /// One life: starts, is written to and followed, and dies in the middle of it.
 async fn live_and_die(
@@ -106,13 +75,7 @@ async fn every_acknowledged_event_survives_kill_9_and_none_doubles() {
     node.stop().await;
     let record = record_of(writers);
     judge(&record, &all).unwrap();
-    follower.pieces.push(
-        all.iter()
-            .filter(|event| event.seq.get() > follower.at)
-            .cloned()
-            .collect(),
-    );
-    stream::check_resumed(&all, Seq(0), &follower.pieces).unwrap();
+    follower.judge(&all).unwrap();
 
     let unknown = record
         .operations

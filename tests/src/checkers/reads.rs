@@ -14,8 +14,13 @@ const RULE: &str = "linearizable reads (DESIGN 3, 6.7)";
 /// # Errors
 /// The first read that saw too little or too much.
 pub fn check(history: &History, stream: &[Event]) -> Verdict {
+    all(history, stream).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Every read that saw too little or too much.
+pub fn all(history: &History, stream: &[Event]) -> Vec<Violation> {
     let timeline = Timeline::new(history, stream);
-    for read in &history.observations {
+    let judged = history.observations.iter().map(|read| {
         let possible = timeline.possible(&read.key, read.sent, read.answered);
         let is_possible = match read.found {
             Some(version) => possible.contains(&version.get()) && timeline.exists(&read.key, version),
@@ -28,8 +33,9 @@ pub fn check(history: &History, stream: &[Event]) -> Verdict {
             let what = format!("a read of {key:?} found version {found:?}, the key was at {possible:?}");
             return Violation::of(RULE, what);
         }
-    }
-    Ok(())
+        Ok(())
+    });
+    judged.filter_map(Verdict::err).collect()
 }
 
 #[cfg(test)]

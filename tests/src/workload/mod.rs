@@ -8,6 +8,7 @@ use rdb_proto::types::{EventId, Seq, Version};
 use rdb_proto::v1;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub mod follower;
 pub mod writers;
 
 /// A moment of the run.

@@ -76,6 +76,15 @@ impl Writer {
         }
     }
 
+    /// The record so far: what is still open is unknown in it.
+    pub fn record(&self) -> History {
+        let mut record = self.record.clone();
+        record
+            .operations
+            .extend(self.open.iter().map(|open| open.operation.clone()));
+        record
+    }
+
     /// Ends the record: what is still open stays unknown.
     pub fn into_record(mut self) -> History {
         let open = self.open.drain(..).map(|open| open.operation);
