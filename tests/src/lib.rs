@@ -6,6 +6,7 @@
 //! | [`files`], [`disk`] | files of a data directory; disks that can lose their power |
 //! | [`etcd`], [`cluster`] | a real etcd, and whole clusters around it |
 //! | [`lan`], [`failover`] | machines that can be cut off from each other; how long a lost leader is felt |
+//! | [`torture`] | whole clusters under one fault after the other, drawn from a seed |
 //! | [`command`] | the `rdb-client` binary and what it answered |
 //! | [`wire`] | raw gRPC, so that cases do not depend on the client library |
 //! | [`workload`] | clients that write under load and keep an exact record of what they sent and were told |
@@ -48,6 +49,7 @@ pub mod random;
 pub mod relay;
 pub mod sim;
 pub mod time;
+pub mod torture;
 pub mod wire;
 pub mod workload;
 

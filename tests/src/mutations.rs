@@ -58,6 +58,12 @@ pub const MUTATIONS: &[Mutation] = &[
     mutation("commit_before_persisted", "durability", "crash", KILLED),
     mutation("split_append", "atomic append", "crash", KILLED),
     mutation(
+        "no_fsync",
+        "durability over a loss of power",
+        "torture",
+        "nodes_that_lose_power_at_once_lose_nothing",
+    ),
+    mutation(
         "duplicate_unchecked",
         "exactly once on retry",
         "standalone",

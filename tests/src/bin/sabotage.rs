@@ -4,7 +4,7 @@
 use rdb_tests::mutations::{MUTATIONS, Mutation};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, ExitCode};
 
 fn main() -> io::Result<ExitCode> {
     let names: Vec<String> = std::env::args().skip(1).collect();
@@ -25,7 +25,7 @@ fn main() -> io::Result<ExitCode> {
     let mut missed = 0;
     for mutation in chosen {
         let verdict = judge(mutation, &bin_dir)?;
-        missed += u32::from(verdict != Verdict::Noticed);
+        missed += u32::from(!matches!(verdict, Verdict::Noticed | Verdict::NotRun));
         let Mutation {
             name,
             promise,
@@ -51,6 +51,16 @@ enum Verdict {
     Missed,
     /// The case is red without the mutation too, so that red says nothing.
     RedAnyway,
+    /// This machine cannot do what the case does.
+    NotRun,
+}
+
+/// How a case ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Colour {
+    Green,
+    Red,
+    NotRun,
 }
 
 impl Verdict {
@@ -59,24 +69,22 @@ impl Verdict {
             Self::Noticed => "noticed",
             Self::Missed => "MISSED",
             Self::RedAnyway => "BROKEN",
+            Self::NotRun => "not run",
         }
     }
 }
 
 fn judge(mutation: &Mutation, bin_dir: &Path) -> io::Result<Verdict> {
-    if is_green(mutation, bin_dir, true)? {
-        return Ok(Verdict::Missed);
-    }
-    let is_sound = is_green(mutation, bin_dir, false)?;
-    Ok(if is_sound {
-        Verdict::Noticed
-    } else {
-        Verdict::RedAnyway
+    Ok(match colour(mutation, bin_dir, true)? {
+        Colour::Green => Verdict::Missed,
+        Colour::NotRun => Verdict::NotRun,
+        Colour::Red if colour(mutation, bin_dir, false)? == Colour::Green => Verdict::Noticed,
+        Colour::Red => Verdict::RedAnyway,
     })
 }
 
-/// Whether the case is green, with the mutation or without.
-fn is_green(mutation: &Mutation, bin_dir: &Path, sabotaged: bool) -> io::Result<bool> {
+/// How the case ends, with the mutation or without.
+fn colour(mutation: &Mutation, bin_dir: &Path, sabotaged: bool) -> io::Result<Colour> {
     let mut command = cargo();
     command.args([
         "test",
@@ -93,13 +101,14 @@ fn is_green(mutation: &Mutation, bin_dir: &Path, sabotaged: bool) -> io::Result<
     if sabotaged {
         command.env("RDB_SABOTAGE", mutation.name);
     }
-    let Output { status, stdout, .. } = command.output()?;
-    let text = String::from_utf8_lossy(&stdout);
-    if status.success() && text.contains(" 1 passed") {
-        return Ok(true);
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() && text.contains(" 1 passed") {
+        let is_run = !String::from_utf8_lossy(&output.stderr).contains(" was not run: ");
+        return Ok(if is_run { Colour::Green } else { Colour::NotRun });
     }
     if text.contains(" 1 failed") {
-        return Ok(false);
+        return Ok(Colour::Red);
     }
     let what = format!("{} {} did not run:\n{text}", mutation.test, mutation.case);
     Err(io::Error::other(what))
