@@ -93,9 +93,11 @@ impl Report {
 
     /// A promise was broken, or the run itself did not end as it should.
     pub fn violated(&mut self, what: &str) {
-        let fault = self.current.map_or("", Fault::name);
-        self.violations
-            .push(format!("round {}, {fault}: {what}", self.rounds).replace(", :", ":"));
+        let round = self.rounds;
+        self.violations.push(match self.current {
+            Some(fault) => format!("round {round}, {}: {what}", fault.name()),
+            None => format!("after round {round}: {what}"),
+        });
     }
 
     fn row(&mut self, fault: Fault) -> &mut Row {
