@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, Site};
 use crate::random::Random;
 use crate::time::{pause, soon, within};
 use crate::workload::follower::Follower;
-use crate::workload::writers::{Load, Writer, crew};
+use crate::workload::writers::{Load, Writer, crew, readers, record_of};
 use crate::workload::{History, Ticks};
 use rdb_proto::event::Event;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use tokio::task::JoinSet;
 /// Writers at work.
 const WRITERS: usize = 6;
 
+/// Readers that visit a node.
+const READERS: usize = 4;
+
 /// Longest wait for followers to get what they have not got yet, after the cluster is healthy.
 const CATCHING_UP: Duration = Duration::from_mins(1);
 
@@ -26,6 +29,7 @@ const CATCHING_UP: Duration = Duration::from_mins(1);
 pub struct Arena {
     // First, so that they end before the nodes.
     load: Option<Load>,
+    visits: Vec<Load>,
     followers: JoinSet<Follower>,
     upto: watch::Sender<Option<u64>>,
     /// The cluster.
@@ -36,6 +40,9 @@ pub struct Arena {
     pub groups: usize,
     /// Draws whom a fault strikes, and when.
     pub random: Random,
+    ticks: Arc<Ticks>,
+    /// Of clients that do not go on.
+    record: History,
     /// Of the loads that have ended.
     acknowledged: usize,
 }
@@ -52,15 +59,19 @@ impl Arena {
         for address in cluster.addresses() {
             followers.spawn(Follower::default().follow_up_to(address, followed.clone()));
         }
-        let writers = crew(WRITERS, &mut random, &Arc::new(Ticks::default()));
+        let ticks = Arc::default();
+        let writers = crew(WRITERS, &mut random, &ticks);
         let mut arena = Self {
             load: None,
+            visits: Vec::new(),
             followers,
             upto,
             cluster,
             nodes: options.nodes,
             groups,
             random,
+            ticks,
+            record: History::default(),
             acknowledged: 0,
         };
         arena.work(writers);
@@ -84,6 +95,14 @@ impl Arena {
             .expect("clients are at work")
             .more(events)
             .await;
+    }
+
+    /// Lets new clients read from a node, and from no other, until the next judgement. What they ask one that stands still is
+    /// the first that it answers when it goes on.
+    pub fn visit(&mut self, node: usize) {
+        let readers = readers(READERS, &mut self.random, &self.ticks);
+        let address = self.cluster.addresses()[node];
+        self.visits.push(Load::start(readers, address));
     }
 
     /// Both leaders of a group that the seed draws. It may be one node.
@@ -112,7 +131,10 @@ impl Arena {
         self.until_healthy().await;
         let load = self.load.take().expect("clients are at work");
         let writers = load.stop().await;
-        let mut history = History::default();
+        for visit in std::mem::take(&mut self.visits) {
+            self.record.merge(record_of(visit.stop().await));
+        }
+        let mut history = self.record.clone();
         for writer in &writers {
             history.merge(writer.record());
         }

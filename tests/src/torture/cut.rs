@@ -23,6 +23,8 @@ pub async fn strike(arena: &mut Arena) -> String {
         .clone();
     let way = arena.random.below(6);
     let what = cut(&lan, arena, victim, way);
+    // A leader that clients still reach, and nobody else, must not answer them from what it knows.
+    arena.visit(victim);
     let limit = Duration::from_millis(arena.random.below(CUT_MS));
     let watch = Stopwatch::start();
     while watch.elapsed() < limit {

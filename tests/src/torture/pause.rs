@@ -19,6 +19,13 @@ pub async fn strike(arena: &mut Arena) -> String {
         arena.cluster.node(*n).signal(Signal::STOP);
     }
     let watch = Stopwatch::start();
+    // What is read of them late in the pause must not be answered from what they knew before it.
+    while watch.elapsed() < limit * 3 / 4 {
+        pause().await;
+    }
+    for n in &leaders {
+        arena.visit(*n);
+    }
     while watch.elapsed() < limit {
         pause().await;
     }

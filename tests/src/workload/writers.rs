@@ -25,6 +25,8 @@ use tokio::task::JoinSet;
 pub enum Style {
     /// One request at a time: writes, appends, deletes and reads.
     OneByOne,
+    /// Reads of the shared keys, one at a time, and nothing else.
+    Reading,
     /// Appends on one stream, this many under way.
     Pipelined(usize),
 }
@@ -58,6 +60,9 @@ struct Open {
 
 /// Largest number of events in one append of a writer.
 const APPEND_EVENTS: u64 = 6;
+
+/// Keys that the writers of a crew share.
+const SHARED_KEYS: u64 = 3;
 
 impl Writer {
     /// A client with its own keys, and with `shared_keys` that it shares with the others.
@@ -95,7 +100,7 @@ impl Writer {
     async fn run(mut self, address: SocketAddr, control: Control) -> Self {
         if let Ok(api) = Api::try_connect(address).await {
             match self.style {
-                Style::OneByOne => Box::pin(self.one_by_one(api, &control)).await,
+                Style::OneByOne | Style::Reading => Box::pin(self.one_by_one(api, &control)).await,
                 Style::Pipelined(window) => Box::pin(self.pipelined(api, window, &control)).await,
             }
         }
@@ -125,7 +130,7 @@ impl Writer {
             }
         }
         while self.open.is_empty() && !control.is_stopping() {
-            if self.random.one_in(8) {
+            if self.style == Style::Reading || self.random.one_in(8) {
                 let key = self.key();
                 let sent = self.ticks.next();
                 let read = api.read(&key).await;
@@ -211,7 +216,7 @@ impl Writer {
 
     /// A key of its own, or one that is shared.
     fn key(&mut self) -> String {
-        if self.shared_keys > 0 && self.random.one_in(3) {
+        if self.style == Style::Reading || self.shared_keys > 0 && self.random.one_in(3) {
             format!("shared-{}", self.random.below(self.shared_keys))
         } else {
             format!("{}-{}", self.name, self.random.below(4))
@@ -497,9 +502,23 @@ pub fn crew(count: usize, random: &mut Random, ticks: &Arc<Ticks>) -> Vec<Writer
         } else {
             Style::Pipelined(16)
         };
-        Writer::new(&format!("w{n}"), style, 3, random.fork(), ticks)
+        Writer::new(&format!("w{n}"), style, SHARED_KEYS, random.fork(), ticks)
     };
     (0..count).map(writer).collect()
+}
+
+/// Clients that read what the writers of a [`crew`] share, and nothing else.
+pub fn readers(count: usize, random: &mut Random, ticks: &Arc<Ticks>) -> Vec<Writer> {
+    let reader = |n| {
+        Writer::new(
+            &format!("r{n}"),
+            Style::Reading,
+            SHARED_KEYS,
+            random.fork(),
+            ticks,
+        )
+    };
+    (0..count).map(reader).collect()
 }
 
 /// Puts the records of all writers together.
