@@ -1,0 +1,60 @@
+//! What every database is asked to do, and what each of them is.
+
+use anyhow::Result;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::stream::{self, BoxStream, StreamExt};
+
+/// The key at `position` of those that the load writes and the reads read.
+pub fn key(position: usize) -> String {
+    format!("k{position}")
+}
+
+/// How many keys there are.
+pub const KEYS: usize = 1_024;
+
+/// A running database.
+#[async_trait]
+pub trait Peer: Send + Sync {
+    /// Client `number`'s connection, its own, open when this returns.
+    async fn connect(&self, number: usize) -> Result<Box<dyn Connection>>;
+}
+
+/// One client's connection. Every append is as durable as the setting under test makes it when it returns.
+#[async_trait]
+pub trait Connection: Send {
+    /// Appends one event to a key.
+    async fn append(&mut self, key: &str, payload: Bytes) -> Result<()>;
+
+    /// The same, where subscribers would not hear of it otherwise.
+    async fn append_told(&mut self, key: &str, payload: Bytes) -> Result<()> {
+        self.append(key, payload).await
+    }
+
+    /// Appends many events in one request, all or none of them where the database can promise that.
+    async fn append_batch(&mut self, key: &str, payloads: Vec<Bytes>) -> Result<()>;
+
+    /// Bytes of the latest event of a key.
+    async fn latest(&mut self, key: &str) -> Result<usize>;
+
+    /// Reads events from the first one on, in order, until `wanted` have come; says how many came.
+    async fn read_all(&mut self, wanted: u64) -> Result<u64>;
+
+    /// Payloads of the events that come after the call, as they come. Open when this returns.
+    async fn subscribe(self: Box<Self>) -> Result<BoxStream<'static, Result<Bytes>>>;
+}
+
+/// The payloads that `more` gives, one by one: it gets a state, waits, and gives payloads and the next state.
+pub fn unfold<S, F, Fut>(state: S, more: F) -> BoxStream<'static, Result<Bytes>>
+where
+    S: Send + 'static,
+    F: FnMut(S) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<Option<(Vec<Bytes>, S)>>> + Send + 'static,
+{
+    let batches = stream::try_unfold(state, more);
+    batches
+        .map_ok(|payloads| stream::iter(payloads.into_iter().map(Ok)))
+        .try_flatten()
+        .boxed()
+}

@@ -1,0 +1,55 @@
+//! The databases that are compared: one file each, with its server's settings and its own client.
+
+mod etcd;
+mod nats;
+mod postgres;
+mod rdb;
+mod redis;
+mod umadb;
+
+use crate::peer::Peer;
+use crate::servers::Servers;
+use anyhow::Result;
+use futures::future::LocalBoxFuture;
+
+/// One database in one setting.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// Name for `--peers`.
+    pub peer: &'static str,
+    /// Name in the tables.
+    pub title: &'static str,
+    /// The setting, in the database's own words.
+    pub setting: &'static str,
+    /// Whether an acknowledged event is on stable storage, so that it survives a loss of power.
+    pub survives_power_loss: bool,
+    /// How many nodes keep each event.
+    pub nodes: u16,
+    /// How the work is done with it, for whoever wants to know whether that is fair.
+    pub how: &'static str,
+    /// Why it has no point read of a key's latest event; `None` when it has one.
+    pub no_latest: Option<&'static str>,
+    /// What runs, with its release.
+    pub version: fn() -> Result<String>,
+    /// Why it cannot be had here; `None` when it can.
+    pub missing: fn() -> Option<String>,
+    /// Starts it, on new data.
+    pub start: for<'a> fn(&'a mut Servers) -> LocalBoxFuture<'a, Result<Box<dyn Peer>>>,
+}
+
+/// All of them. Those of RDB come first: the others are compared with them.
+pub fn all() -> Vec<Entry> {
+    let mut all = Vec::new();
+    all.extend(rdb::ENTRIES);
+    all.extend(umadb::ENTRIES);
+    all.extend(postgres::ENTRIES);
+    all.extend(redis::ENTRIES);
+    all.extend(etcd::ENTRIES);
+    all.extend(nats::ENTRIES);
+    all
+}
+
+/// Nothing is missing.
+fn nothing() -> Option<String> {
+    None
+}

@@ -1,0 +1,177 @@
+//! RDB: one node, and three with etcd.
+
+use super::Entry;
+use crate::peer::{Connection, Peer, unfold};
+use crate::servers::{Ending, Servers, free_port, output};
+use anyhow::{Result, bail};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::stream::BoxStream;
+use rdb_client::{
+    Client, Expectation, Filter, KeyName, Message, NewEvent, ReadOptions, Seq, Start, Subscription,
+};
+
+/// The release build of this repository; `scripts/compare` makes it and says where it is.
+const SERVER: &str = "RDB_SERVER_BINARY";
+
+pub const ENTRIES: [Entry; 2] = [
+    Entry {
+        peer: "rdb",
+        title: "RDB",
+        setting: "default: fdatasync before each acknowledgement",
+        survives_power_loss: true,
+        nodes: 1,
+        how: "`write`, `append` of 100 events to one key, `subscribe` from 0 and from now, linearizable `read`; each event has an id that makes a retry safe",
+        no_latest: None,
+        version,
+        missing: super::nothing,
+        start: |servers| start_one(servers).boxed_local(),
+    },
+    Entry {
+        peer: "rdb",
+        title: "RDB",
+        setting: "three nodes, WRITES=2: fdatasync on two nodes; etcd of one member",
+        survives_power_loss: true,
+        nodes: 3,
+        how: "the same; a client talks with the node that leads the key, so it may have up to three connections; etcd's processor time and memory count",
+        no_latest: None,
+        version,
+        missing: super::nothing,
+        start: |servers| start_three(servers).boxed_local(),
+    },
+];
+
+fn binary() -> String {
+    std::env::var(SERVER).unwrap_or_else(|_| "rdb-server".to_owned())
+}
+
+fn version() -> Result<String> {
+    output(&[&binary(), "--version"])
+}
+
+async fn start_one(servers: &mut Servers) -> Result<Box<dyn Peer>> {
+    let (port, http, data) = (free_port()?, free_port()?, servers.data("rdb")?);
+    let variables = [
+        ("PORT", &*port.to_string()),
+        ("HTTP_PORT", &http.to_string()),
+        ("LISTEN", "127.0.0.1"),
+        ("DATA_DIR", &data.display().to_string()),
+    ];
+    servers.start_with("rdb", Ending::Kill, None, &variables, &[&binary()])?;
+    ready(servers, vec![format!("127.0.0.1:{port}")], 1).await
+}
+
+async fn start_three(servers: &mut Servers) -> Result<Box<dyn Peer>> {
+    let etcd = super::etcd::start_member(
+        servers,
+        &[
+            "--auto-compaction-mode=periodic",
+            "--auto-compaction-retention=10m",
+        ],
+    )?;
+    let mut addresses = Vec::new();
+    for node in ["n1", "n2", "n3"] {
+        let (port, http, data) = (free_port()?, free_port()?, servers.data(node)?);
+        let variables = [
+            ("ETCD", &*format!("127.0.0.1:{etcd}")),
+            ("NODE", node),
+            ("PORT", &port.to_string()),
+            ("HTTP_PORT", &http.to_string()),
+            ("ADDRESS", "127.0.0.1"),
+            ("LISTEN", "127.0.0.1"),
+            ("WRITES", "2"),
+            ("GROUP_SIZE", "3"),
+            ("DATA_DIR", &data.display().to_string()),
+        ];
+        servers.start_with(node, Ending::Kill, None, &variables, &[&binary()])?;
+        addresses.push(format!("127.0.0.1:{port}"));
+    }
+    ready(servers, addresses, 3).await
+}
+
+async fn ready(servers: &mut Servers, addresses: Vec<String>, nodes: usize) -> Result<Box<dyn Peer>> {
+    let client = Client::connect(&addresses)?;
+    servers
+        .wait_for(async || {
+            let status = client.status().await?;
+            if !status.healthy || status.nodes.len() < nodes {
+                bail!("{}", status.summary);
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(Box::new(Rdb { addresses }))
+}
+
+struct Rdb {
+    addresses: Vec<String>,
+}
+
+#[async_trait]
+impl Peer for Rdb {
+    async fn connect(&self, _number: usize) -> Result<Box<dyn Connection>> {
+        let client = Client::connect(&self.addresses)?;
+        // Connections are opened when first needed.
+        client.status().await?;
+        Ok(Box::new(Link { client }))
+    }
+}
+
+struct Link {
+    client: Client,
+}
+
+fn name(key: &str) -> Result<KeyName> {
+    Ok(KeyName::new("default", key)?)
+}
+
+#[async_trait]
+impl Connection for Link {
+    async fn append(&mut self, key: &str, payload: Bytes) -> Result<()> {
+        self.client
+            .write(&name(key)?, NewEvent::new(payload), Expectation::Any)
+            .await?;
+        Ok(())
+    }
+
+    async fn append_batch(&mut self, key: &str, payloads: Vec<Bytes>) -> Result<()> {
+        let events = payloads.into_iter().map(NewEvent::new).collect();
+        self.client.append(&name(key)?, events, Expectation::Any).await?;
+        Ok(())
+    }
+
+    async fn latest(&mut self, key: &str) -> Result<usize> {
+        let answer = self.client.read(&name(key)?, ReadOptions::default()).await?;
+        Ok(answer.event.payload.len())
+    }
+
+    async fn read_all(&mut self, wanted: u64) -> Result<u64> {
+        let mut subscription = self.client.subscribe(Start::After(Seq::ZERO), Filter::default());
+        let mut count = 0;
+        while count < wanted {
+            if let Message::Events(batch) = subscription.next().await? {
+                count += u64::try_from(batch.decode()?.len())?;
+            }
+        }
+        Ok(count)
+    }
+
+    async fn subscribe(self: Box<Self>) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let mut subscription = self.client.subscribe(Start::Now, Filter::default());
+        while !matches!(subscription.next().await?, Message::Opened { .. }) {}
+        Ok(unfold(subscription, payloads))
+    }
+}
+
+async fn payloads(mut subscription: Subscription) -> Result<Option<(Vec<Bytes>, Subscription)>> {
+    let payloads = match subscription.next().await? {
+        Message::Events(batch) => batch.decode()?.into_iter().map(|event| event.payload).collect(),
+        Message::Interrupted(error) => return Err(error.into()),
+        Message::Opened { .. }
+        | Message::Resolved { .. }
+        | Message::CaughtUp { .. }
+        | Message::FellBehind { .. } => Vec::new(),
+    };
+    Ok(Some((payloads, subscription)))
+}
