@@ -66,7 +66,7 @@ impl fmt::Display for Machine {
 
 /// Type and device of what holds the folder. Refuses memory: nothing would be durable there.
 fn file_system(folder: &Path) -> Result<String> {
-    if [TMPFS, RAMFS].contains(&i64::try_from(rustix::fs::statfs(folder)?.f_type)?) {
+    if [TMPFS, RAMFS].contains(&rustix::fs::statfs(folder)?.f_type) {
         bail!(
             "{} is in memory, where nothing is durable; name a folder on a disk with --data",
             folder.display()

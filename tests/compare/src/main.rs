@@ -8,8 +8,9 @@
 //! | `meter` | what is counted |
 //! | `servers` | processes, and the folder of their data |
 //! | `machine` | where it ran |
-//! | `report` | tables |
+//! | `report`, `chart` | tables, and a picture |
 
+mod chart;
 mod machine;
 mod meter;
 mod peer;
@@ -46,7 +47,7 @@ struct Arguments {
     /// Only one node, or only three
     #[arg(long, value_name = "N", value_parser = ["1", "3"])]
     nodes: Option<String>,
-    /// Folder for compare.md and compare.json
+    /// Folder for compare.md, compare.json and compare.svg
     #[arg(short, long, default_value = "compare-result", value_name = "DIR")]
     output: PathBuf,
     /// Folder for the data of all databases while this runs, on the disk that is to be measured; every user must be able to
@@ -114,17 +115,12 @@ async fn run(arguments: Arguments) -> Result<()> {
                     .push(one_round(entry, plan, &arguments.data).await?);
             }
         }
+        // Each round, so that whoever interrupts the next one has a result.
+        report.store(&arguments.output)?;
     }
-    let text = report.markdown();
-    std::fs::create_dir_all(&arguments.output)?;
-    std::fs::write(arguments.output.join("compare.md"), &text)?;
-    std::fs::write(
-        arguments.output.join("compare.json"),
-        serde_json::to_string_pretty(&report)?,
-    )?;
-    println!("{text}");
+    println!("{}", report.markdown());
     eprintln!(
-        "written: {0}/compare.md and {0}/compare.json",
+        "written: {}/compare.md, .json and .svg",
         arguments.output.display()
     );
     Ok(())
@@ -186,7 +182,7 @@ async fn one_round(entry: &Entry, plan: Plan, data: &Path) -> Result<Round> {
     };
     let session = Session::new(&*peer, &servers, plan);
     // Nothing takes this long that goes well.
-    let patience = Duration::from_secs_f64(60.0 + 10.0 * plan.seconds + 2.0 * plan.load_seconds);
+    let patience = Duration::from_secs_f64(60.0 + 100.0 * plan.seconds + 2.0 * plan.load_seconds);
     for work in works {
         if *work == Work::Latest && entry.no_latest.is_some() {
             continue;

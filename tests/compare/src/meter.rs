@@ -106,7 +106,8 @@ impl Used {
             p99_ms: percentile(99.0),
             server_us: an_event(self.server),
             client_us: an_event(self.client),
-            others: others.as_secs_f64() / self.wall.as_secs_f64() / float(u64::try_from(cores)?),
+            // Ticks are coarse: in a short time there may seem to be more than all.
+            others: (others.as_secs_f64() / self.wall.as_secs_f64() / float(u64::try_from(cores)?)).min(1.0),
         })
     }
 }

@@ -1,11 +1,15 @@
-//! The result: as JSON with everything, as Markdown with medians.
+//! The result: as JSON with everything, as Markdown with medians, and as a picture.
 
+use crate::chart;
 use crate::machine::Machine;
 use crate::meter::Cell;
 use crate::peers::Entry;
 use crate::work::{PAYLOAD, Plan, Work};
+use anyhow::Result;
 use serde::Serialize;
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
 /// What came of one work in one round.
 #[derive(Debug, Clone, Serialize)]
@@ -104,6 +108,23 @@ impl Compared {
             .collect()
     }
 
+    /// The number of a work in each round: events a second, or a latency.
+    fn values(&self, work: Work) -> Vec<f64> {
+        let value = |cell: &Cell| {
+            if work.is_latency() {
+                cell.p50_ms
+            } else {
+                Some(cell.rate)
+            }
+        };
+        self.cells(work).into_iter().filter_map(value).collect()
+    }
+
+    /// Their median; `None` when there are none.
+    pub fn middle(&self, work: Work) -> Option<f64> {
+        median(&self.values(work))
+    }
+
     /// Why there is no number.
     fn reason(&self, work: Work) -> String {
         if let Some(missing) = &self.missing {
@@ -145,6 +166,15 @@ pub struct Report {
 }
 
 impl Report {
+    /// Writes all forms of it.
+    pub fn store(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("compare.md"), self.markdown())?;
+        fs::write(folder.join("compare.json"), serde_json::to_string_pretty(self)?)?;
+        fs::write(folder.join("compare.svg"), chart::svg(self))?;
+        Ok(())
+    }
+
     /// As it is read.
     pub fn markdown(&self) -> String {
         let mut text = String::new();
@@ -248,68 +278,75 @@ fn line(text: &mut String, line: &str) {
 }
 
 fn table(text: &mut String, work: Work, entries: &[&Compared]) {
-    let is_latency = work == Work::Subscriber;
     line(text, &format!("\n### {work}\n"));
-    let first = if is_latency { "p50 ms" } else { "events/s" };
-    let second = if is_latency { "p99 ms" } else { "p50 / p99 ms" };
+    let (first, second) = if work.is_latency() {
+        ("p50 ms", "p99 ms")
+    } else {
+        ("events/s", "p50 / p99 ms")
+    };
     line(
         text,
         &format!("| | setting | {first} | x RDB | {second} | CPU servers us | CPU client us |"),
     );
     line(text, "|---|---|---|---|---|---|---|");
-    let value = |cell: &&Cell| if is_latency { cell.p50_ms } else { Some(cell.rate) };
-    let middle = |entry: &Compared| median(&entry.cells(work).iter().filter_map(value).collect::<Vec<_>>());
     let rdb = entries
         .iter()
         .find(|entry| entry.peer == "rdb")
-        .and_then(|entry| middle(entry));
+        .and_then(|entry| entry.middle(work));
     for entry in entries {
-        let cells = entry.cells(work);
-        let name = if entry.survives_power_loss {
-            entry.title.to_owned()
-        } else {
-            format!("*{}*", entry.title)
-        };
-        let setting = entry.setting;
-        let values: Vec<f64> = cells.iter().filter_map(value).collect();
-        let Some(middle) = median(&values) else {
-            line(
-                text,
-                &format!("| {name} | {setting} | - ({}) | | | | |", entry.reason(work)),
-            );
-            continue;
-        };
-        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = values.iter().copied().fold(0.0, f64::max);
-        let show = |number: f64| {
-            if is_latency {
-                milliseconds(number)
-            } else {
-                count(number)
-            }
-        };
-        let mut shown = format!("{} ({} to {})", show(middle), show(low), show(high));
-        if entry.failures(work) > 0 {
-            _ = write!(shown, "; {} rounds failed", entry.failures(work));
-        }
-        let ratio = rdb.map_or_else(String::new, |rdb| {
-            format!("{:.2}", if is_latency { rdb / middle } else { middle / rdb })
-        });
-        let of = |part: fn(&Cell) -> Option<f64>| {
-            median(&cells.iter().filter_map(|cell| part(cell)).collect::<Vec<_>>())
-        };
-        let (p50, p99) = (of(|cell| cell.p50_ms), of(|cell| cell.p99_ms));
-        let latency = match (p50, p99) {
-            (Some(_), Some(p99)) if is_latency => milliseconds(p99),
-            (Some(p50), Some(p99)) => format!("{} / {}", milliseconds(p50), milliseconds(p99)),
-            _ => "-".to_owned(),
-        };
-        let cpu = |part| of(part).map_or_else(|| "-".to_owned(), microseconds);
-        let (server, client) = (cpu(|cell| Some(cell.server_us)), cpu(|cell| Some(cell.client_us)));
-        line(
-            text,
-            &format!("| {name} | {setting} | {shown} | {ratio} | {latency} | {server} | {client} |"),
+        let emphasis = if entry.survives_power_loss { "" } else { "*" };
+        let name = format!("{emphasis}{}{emphasis}", entry.title);
+        let numbers = entry.middle(work).map_or_else(
+            || format!("- ({}) | | | | |", entry.reason(work)),
+            |middle| row(work, entry, middle, rdb),
         );
+        line(text, &format!("| {name} | {} | {numbers}", entry.setting));
+    }
+}
+
+fn row(work: Work, entry: &Compared, middle: f64, rdb: Option<f64>) -> String {
+    let cells = entry.cells(work);
+    let values = entry.values(work);
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(0.0, f64::max);
+    let mut rounds = format!(
+        "{} ({} to {})",
+        shown(work, middle),
+        shown(work, low),
+        shown(work, high)
+    );
+    if entry.failures(work) > 0 {
+        _ = write!(rounds, "; {} rounds failed", entry.failures(work));
+    }
+    let ratio = rdb.map_or_else(String::new, |rdb| {
+        format!(
+            "{:.2}",
+            if work.is_latency() {
+                rdb / middle
+            } else {
+                middle / rdb
+            }
+        )
+    });
+    let of = |part: fn(&Cell) -> Option<f64>| {
+        median(&cells.iter().filter_map(|cell| part(cell)).collect::<Vec<_>>())
+    };
+    let latency = match (of(|cell| cell.p50_ms), of(|cell| cell.p99_ms)) {
+        (Some(_), Some(p99)) if work.is_latency() => milliseconds(p99),
+        (Some(p50), Some(p99)) => format!("{} / {}", milliseconds(p50), milliseconds(p99)),
+        _ => "-".to_owned(),
+    };
+    let cpu = |part| of(part).map_or_else(|| "-".to_owned(), microseconds);
+    let (server, client) = (cpu(|cell| Some(cell.server_us)), cpu(|cell| Some(cell.client_us)));
+    format!("{rounds} | {ratio} | {latency} | {server} | {client} |")
+}
+
+/// The number of a work as people read it.
+pub fn shown(work: Work, number: f64) -> String {
+    if work.is_latency() {
+        milliseconds(number)
+    } else {
+        count(number)
     }
 }
 
@@ -325,7 +362,16 @@ fn footprint(text: &mut String, entries: &[&Compared]) {
     );
     line(text, "|---|---|---|---|---|");
     for entry in entries {
-        let of = |part: fn(&Round) -> f64| median(&entry.rounds.iter().map(part).collect::<Vec<_>>());
+        let of = |part: fn(&Round) -> f64| {
+            median(
+                &entry
+                    .rounds
+                    .iter()
+                    .filter(|round| round.loaded > 0)
+                    .map(part)
+                    .collect::<Vec<_>>(),
+            )
+        };
         let (Some(memory), Some(loaded), Some(disk)) = (
             of(|round| round.memory as f64 / f64::from(1 << 20)),
             of(|round| (round.loaded / PAYLOAD as u64) as f64),

@@ -82,6 +82,10 @@ impl Servers {
     }
 
     /// The same, with variables of the environment.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of how one process is started"
+    )]
     pub fn start_with(
         &mut self,
         name: &str,

@@ -59,6 +59,11 @@ impl Work {
     ];
     /// With three nodes.
     pub const THREE_NODES: [Self; 3] = [Self::Batches, Self::Append(1), Self::Append(64)];
+
+    /// Whether its number is a latency, at a rate that is given.
+    pub fn is_latency(self) -> bool {
+        self == Self::Subscriber
+    }
 }
 
 impl fmt::Display for Work {

@@ -12,6 +12,9 @@ use crate::servers::Servers;
 use anyhow::Result;
 use futures::future::LocalBoxFuture;
 
+/// Starts a database.
+pub type Start = for<'a> fn(&'a mut Servers) -> LocalBoxFuture<'a, Result<Box<dyn Peer>>>;
+
 /// One database in one setting.
 #[derive(Clone, Copy)]
 pub struct Entry {
@@ -34,7 +37,7 @@ pub struct Entry {
     /// Why it cannot be had here; `None` when it can.
     pub missing: fn() -> Option<String>,
     /// Starts it, on new data.
-    pub start: for<'a> fn(&'a mut Servers) -> LocalBoxFuture<'a, Result<Box<dyn Peer>>>,
+    pub start: Start,
 }
 
 /// All of them. Those of RDB come first: the others are compared with them.

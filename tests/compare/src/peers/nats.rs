@@ -146,16 +146,18 @@ struct Nats {
 impl Nats {
     async fn open(&self, number: usize) -> Result<Context> {
         let port = self.ports.get(number % self.ports.len()).context("no node")?;
-        let mut context = jetstream::new(async_nats::connect(format!("127.0.0.1:{port}")).await?);
-        context.set_timeout(ANSWER_MAX);
-        Ok(context)
+        Ok(jetstream::new(
+            async_nats::connect(format!("127.0.0.1:{port}")).await?,
+        ))
     }
 }
 
 #[async_trait]
 impl Peer for Nats {
     async fn connect(&self, number: usize) -> Result<Box<dyn Connection>> {
-        let context = self.open(number).await?;
+        let mut context = self.open(number).await?;
+        // Not while the nodes start: what is asked before they have a leader gets no answer at all.
+        context.set_timeout(ANSWER_MAX);
         let stream = context.get_stream(STREAM).await?;
         Ok(Box::new(Link { context, stream }))
     }

@@ -147,8 +147,9 @@ impl Peer for Postgres {
             append_batch: client
                 .prepare("insert into events (key, payload) select $1, unnest($2::bytea[])")
                 .await?,
+            // By both columns of the index: without statistics, which a new table lacks, it would read the other one.
             latest: client
-                .prepare("select payload from events where key = $1 order by seq desc limit 1")
+                .prepare("select payload from events where key = $1 order by key desc, seq desc limit 1")
                 .await?,
             all: client
                 .prepare("select seq, key, payload from events order by seq")
