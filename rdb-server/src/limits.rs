@@ -399,12 +399,12 @@ pub const ALLOCATION_MERGE_MAX: usize = 256;
 pub const NUMBERS_ASKED_MAX: u64 = 1 << 22;
 
 /// How long a node that lost a race for the counter waits for the node that serves all who race, at least; half a
-/// heartbeat, where that is more. Many times what an answer takes, and little enough that nobody's write is slow for it
+/// heartbeat, where that is more. Many times what an answer takes, and little enough that a write is hardly slower for it
 /// when that node is cut off: etcd itself is there, and is asked then.
 pub const COMBINER_PATIENCE_MIN: Duration = Duration::from_millis(50);
 
-/// The same where txns take long: so many of them. The node that is asked needs two: one is under way there, and the
-/// next one is for whoever asks; each may lose a race.
+/// The same where txns take long: so many of them, up to [`COMBINER_TIMEOUT_MIN`]. The node that is asked needs two: one is
+/// under way there, and the next one is for whoever asks; each may lose a race.
 pub const COMBINER_PATIENCE_TXNS: u32 = 4;
 
 /// How long a node that has no numbers from etcd waits for those of another one, at least: short enough to try the next
@@ -422,6 +422,9 @@ pub const COMBINER_PREFERRED: Duration = Duration::from_secs(1);
 /// A node that lost a race for the counter waits for up to 2, 4, 8 times what the lost txn took, and no longer: eight
 /// times, so that a handful of nodes that cannot combine are rarely in each other's way.
 pub const RACE_DOUBLINGS_MAX: u32 = 3;
+
+/// No such wait is longer: several of them fit into [`OWN_TXN_PATIENCE`].
+pub const RACE_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// How long etcd may take before other nodes are asked as well: more than a stall of its disk mostly lasts, since
 /// whoever answers second leaves a hole; and little enough that a leader that lost etcd alone writes again in a second.

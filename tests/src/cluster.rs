@@ -206,7 +206,7 @@ impl Cluster {
         disk::cut_power(&self.disks).unwrap();
         self.kill_all().await;
         for disk in &self.disks {
-            disk.plug_in().unwrap();
+            disk.plug_in().await.unwrap();
         }
     }
 

@@ -4,6 +4,7 @@
 //! It takes root, `mkfs.ext4`, loop devices, and `python3` for one ioctl, since no tool that every machine has sends it
 //! and this workspace has no unsafe code. [`bites`] tells whether all of that is there and takes effect.
 
+use crate::time::{PATIENCE, maybe, pause};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -54,8 +55,16 @@ impl Disk {
     ///
     /// # Errors
     /// What the machine says.
-    pub fn plug_in(&self) -> Result<(), String> {
-        run("umount", &[&self.mounted_at])?;
+    pub async fn plug_in(&self) -> Result<(), String> {
+        // Whoever has ended may hold it for a moment longer.
+        let letting_go = async {
+            while run("umount", &[&self.mounted_at]).is_err() {
+                pause().await;
+            }
+        };
+        if maybe(PATIENCE, letting_go).await.is_none() {
+            run("umount", &[&self.mounted_at])?;
+        }
         self.mount()
     }
 
@@ -94,7 +103,7 @@ pub fn cut_power(disks: &[Disk]) -> Result<(), String> {
 ///
 /// # Errors
 /// Why not.
-pub fn bites(directory: &Path) -> Result<(), String> {
+pub async fn bites(directory: &Path) -> Result<(), String> {
     let disks = [Disk::make(directory, "probe")?];
     let at = |name| disks[0].path().join(name);
     let told = |error: std::io::Error| error.to_string();
@@ -105,7 +114,7 @@ pub fn bites(directory: &Path) -> Result<(), String> {
     }
     fs::write(at("unsynced"), "lost").map_err(told)?;
     cut_power(&disks)?;
-    disks[0].plug_in()?;
+    disks[0].plug_in().await?;
     let read = |name| fs::read_to_string(at(name)).unwrap_or_default();
     if read("synced") != "kept" {
         return Err("a loss of power takes what was synced".to_owned());

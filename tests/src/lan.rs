@@ -22,6 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Set for the process that runs in the namespaces: their common name.
 const INSIDE: &str = "RDB_TEST_LAN";
 
+/// Exit code of a program that was asked to end.
+const INTERRUPTED: i32 = 130;
+
 /// Where the case itself and etcd are.
 pub const HUB: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
 
@@ -66,7 +69,7 @@ impl Lan {
         let lan = Self {
             prefix: format!("rdb-{}-{case}", std::process::id()),
         };
-        let _guard = Guard(&lan, machines);
+        let guard = Guard(&lan, machines);
         lan.make(machines)?;
         let program = env::current_exe().map_err(|error| error.to_string())?;
         let mut command = tokio::process::Command::new("ip");
@@ -75,7 +78,16 @@ impl Lan {
             .arg(program)
             .args(arguments)
             .env(INSIDE, &lan.prefix);
-        to_its_end(command).map_err(|error| error.to_string())
+        let (status, asked_to_end) = to_its_end(command).map_err(|error| error.to_string())?;
+        drop(guard);
+        if asked_to_end {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "a signal to end this program was held back until here"
+            )]
+            std::process::exit(INTERRUPTED);
+        }
+        Ok(status)
     }
 
     fn hub(&self) -> String {
@@ -155,8 +167,9 @@ impl Lan {
     }
 }
 
-/// Runs a command. A signal to end this process ends the command instead, so that this one can take its namespaces away.
-fn to_its_end(mut command: tokio::process::Command) -> io::Result<ExitStatus> {
+/// Runs a command. A signal to end this process ends the command instead, so that this one can take its namespaces away;
+/// whether there was one.
+fn to_its_end(mut command: tokio::process::Command) -> io::Result<(ExitStatus, bool)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -164,12 +177,14 @@ fn to_its_end(mut command: tokio::process::Command) -> io::Result<ExitStatus> {
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut ended = signal(SignalKind::terminate())?;
         let mut child = command.spawn()?;
+        let mut asked_to_end = false;
         loop {
             tokio::select! {
-                status = child.wait() => return status,
+                status = child.wait() => return Ok((status?, asked_to_end)),
                 _ = interrupted.recv() => {}
                 _ = ended.recv() => {}
             }
+            asked_to_end = true;
             if let Some(id) = child.id() {
                 signal_to(id, Signal::TERM);
             }

@@ -138,7 +138,7 @@ impl Api {
 
     /// The connection of a client that asks again, with the same event ids, for as long as an answer about keys is refused
     /// with nothing done, or its outcome is not known: a seat may be without a leader at any moment, above all on a busy
-    /// machine.
+    /// machine. Every event that is sent over it must have an id.
     #[must_use]
     pub const fn patient(mut self) -> Self {
         self.is_patient = true;

@@ -136,13 +136,12 @@ async fn without_etcd_reads_go_on_and_writes_say_why_not() {
     }
     cluster.etcd.stop().await;
     for n in 0..3 {
-        let mut api = cluster.api(n).await;
+        let mut hasty = cluster.node(n).api().await;
         for key in 0..10 {
-            let read = api.read(&format!("k{key}")).await.unwrap();
+            let read = hasty.read(&format!("k{key}")).await.unwrap();
             assert_eq!(read.payload, "before".as_bytes(), "linearizable, without etcd");
         }
         assert_eq!(cluster.events(n).await.len(), 10);
-        let mut hasty = cluster.node(n).api().await;
         assert_reason(hasty.write("k1", "during").await, Reason::CoordinatorAway);
     }
     let status = cluster

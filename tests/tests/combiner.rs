@@ -76,13 +76,14 @@ async fn nodes(etcd: &Etcd, count: usize) -> Vec<Arc<EtcdCoordinator>> {
 /// that is too busy a node may have none in time, and says so.
 async fn ask(node: Arc<EtcdCoordinator>, times: u64, done: Arc<AtomicU64>) -> Vec<(Seq, u64, Timestamp)> {
     let mut taken = Vec::new();
+    let mut refused = 0;
     for n in 0..times {
         let count = 1 + n % 7;
         let before = done.load(Ordering::SeqCst);
         let asking = async {
             loop {
                 match node.allocate(count).await {
-                    Err(CoordinationError::Unavailable { .. }) => {}
+                    Err(CoordinationError::Unavailable { .. }) => refused += 1,
                     answer => return answer,
                 }
             }
@@ -92,6 +93,7 @@ async fn ask(node: Arc<EtcdCoordinator>, times: u64, done: Arc<AtomicU64>) -> Ve
         done.fetch_max(first.get() + count - 1, Ordering::SeqCst);
         taken.push((first, count, time));
     }
+    assert!(refused < 5, "{refused} of {times} refused");
     taken
 }
 

@@ -167,12 +167,17 @@ impl Arena {
         soon("the whole stream", reading).await
     }
 
-    /// Ends it: every node shows the same stream, and showed it to its follower all along. Whether that is so.
+    /// Ends it: all that was ever told holds, every node shows the same stream, and showed it to its follower all along.
+    /// Whether that is so.
     pub async fn close(mut self, report: &mut Report) -> bool {
         let load = self.load.take().expect("clients are at work");
-        drop(load.stop().await);
+        let mut history = self.record.clone();
+        history.merge(record_of(load.stop().await));
         self.until_healthy().await;
         let all = self.events(0).await;
+        for violation in Tally::of(&history, &all).violations {
+            report.violated(&violation);
+        }
         for node in 1..self.nodes {
             if self.events(node).await != all {
                 report.violated(&format!("n{} shows another stream than n1", node + 1));

@@ -4,7 +4,7 @@
 //! | fault | what happens |
 //! |---|---|
 //! | [`kill`] | SIGKILL: one node, both leaders, a majority, all, all again while they start |
-//! | [`power`] | all nodes lose what they had not synced, at one moment |
+//! | [`power`] | all nodes lose what they had not synced, at one moment; etcd does not |
 //! | [`pause`] | SIGSTOP of one leader or both, for up to three times their lease |
 //! | [`cut`] | packets are dropped: between members, one way or both, or to etcd |
 //! | [`etcd`] | etcd is killed, or goes back to an older copy of its data |
@@ -68,7 +68,9 @@ impl Fault {
     pub const fn about(self) -> &'static str {
         match self {
             Self::Kill => "SIGKILL of one node, both leaders, a majority, all, or all again while they start",
-            Self::Power => "power loss of all nodes at once, with all that they had not synced",
+            Self::Power => {
+                "power loss of all nodes at once, with all that they had not synced; etcd keeps its own"
+            }
             Self::Pause => "SIGSTOP of one leader or both, for up to three times the lease",
             Self::Cut => "packets dropped between members, one way or both, or to etcd",
             Self::Etcd => "etcd killed, or put back to an older copy of its data",
@@ -144,7 +146,7 @@ impl Options {
 /// Runs it, with all data and logs below a directory; what came of it stands in the report, also when it ends by a panic.
 /// Stops at the first violation. `lan` is the network that this process is in, or why it is in none.
 pub async fn run(options: &Options, lan: Result<Lan, String>, directory: &Path, report: &mut Report) {
-    let able = faults_of_this_machine(options, &lan, directory, report);
+    let able = faults_of_this_machine(options, &lan, directory, report).await;
     let site = Site {
         lan: lan.ok(),
         directory: Some(directory.join(CLUSTER)),
@@ -192,7 +194,7 @@ async fn round(fault: Fault, arena: &mut Arena, report: &mut Report) -> bool {
 }
 
 /// Those of the wanted faults that this machine can do. The report says why not of the others.
-fn faults_of_this_machine(
+async fn faults_of_this_machine(
     options: &Options,
     lan: &Result<Lan, String>,
     directory: &Path,
@@ -202,7 +204,7 @@ fn faults_of_this_machine(
     for fault in &options.faults {
         let verdict = match fault {
             Fault::Kill | Fault::Pause | Fault::Etcd => Ok(()),
-            Fault::Power => disk::bites(directory),
+            Fault::Power => disk::bites(directory).await,
             Fault::Cut => lan.as_ref().map(|_| ()).map_err(Clone::clone),
         };
         match verdict {

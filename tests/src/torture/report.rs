@@ -110,23 +110,6 @@ impl Report {
         self.violations.is_empty()
     }
 
-    /// Promises that were broken, and when.
-    pub fn violations(&self) -> &[String] {
-        &self.violations
-    }
-
-    /// Faults that were not run, and why not.
-    pub fn reasons(&self) -> impl Iterator<Item = (Fault, &str)> {
-        self.rows
-            .iter()
-            .filter_map(|row| row.1.not_run.as_deref().map(|why| (row.0, why)))
-    }
-
-    /// Events that were acknowledged.
-    pub fn acknowledged(&self) -> usize {
-        self.total().acknowledged
-    }
-
     fn total(&self) -> Row {
         let mut total = Row::default();
         self.rows.iter().for_each(|(_, row)| total.add(row));

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::coordination::{Allocation, CoordinationError};
 use crate::limits::{
     ALLOCATION_MERGE_MAX, CLOCK_OFF_MAX, ETCD_CALL_TIMEOUT, ETCD_LATEST_MAX, OWN_TXN_PATIENCE,
-    RACE_DOUBLINGS_MAX,
+    RACE_DOUBLINGS_MAX, RACE_WAIT_MAX,
 };
 use crate::sabotage::{self, Sabotage};
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
@@ -363,11 +363,13 @@ impl Txns {
     /// Waits, by chance and longer after each race in a row that was lost, so that one of those who race gets through at
     /// once. Of N that ask again at once, N - 1 ask for nothing, and etcd is busy with that; once the controller is among
     /// the losers it is too slow to serve them all with one txn, and so they go on to race. It alone gives way to nobody.
+    /// The wait is bounded: after a stall of etcd, which all txns sit out, it would pass for one more.
     async fn give_way(&self, lost: u32) {
         if self.shared.view.borrow().controller == Some(self.shared.node) {
             return;
         }
         let window = self.took.saturating_mul(1 << lost.min(RACE_DOUBLINGS_MAX));
+        let window = window.min(RACE_WAIT_MAX);
         let micros = u64::try_from(window.as_micros()).unwrap_or(u64::MAX);
         clock::sleep(Duration::from_micros(clock::random_u64() % micros.max(1))).await;
     }

@@ -22,7 +22,7 @@ use crate::clock;
 use crate::coordination::Allocation;
 use crate::limits::{
     COMBINER_PATIENCE_MIN, COMBINER_PATIENCE_TXNS, COMBINER_PREFERRED, COMBINER_TIMEOUT_HEARTBEATS,
-    COMBINER_TIMEOUT_MIN, OWN_TXN_PATIENCE,
+    COMBINER_TIMEOUT_MIN,
 };
 use futures::future::BoxFuture;
 use prometheus_client::metrics::counter::Counter;
@@ -150,7 +150,9 @@ impl Combiner {
     /// that is long, so is the answer, and who gives it up races with the node that was about to give it.
     pub(super) async fn ask_first(&mut self, node: NodeId, count: u64, txn: Duration) -> Option<Allocation> {
         let half = self.shared.settings.heartbeat_interval / 2;
-        let txns = txn.saturating_mul(COMBINER_PATIENCE_TXNS).min(OWN_TXN_PATIENCE);
+        let txns = txn
+            .saturating_mul(COMBINER_PATIENCE_TXNS)
+            .min(COMBINER_TIMEOUT_MIN);
         let patience = COMBINER_PATIENCE_MIN.max(half).max(txns);
         self.ask(node, count, patience).await
     }
