@@ -143,6 +143,9 @@ async fn eight_nodes_that_ask_at_once_get_each_number_once() {
     assert!(passed_on > 0, "nobody asked anybody");
 }
 
+/// For 400 numbers of nodes that race: a txn takes 10 ms then, which is much on any machine that has time for it.
+const SLOW: Duration = Duration::from_secs(4);
+
 /// Nodes that cannot ask each other race for the counter, and are not in each other's way: eight that ask again at once
 /// lose three races or more for each that one wins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -155,6 +158,7 @@ async fn nodes_that_race_give_way_to_each_other() {
         nodes.push(join(&etcd, &format!("n{n}")).await);
     }
     let done = Arc::<AtomicU64>::default();
+    let watch = Stopwatch::start();
     let mut asking = JoinSet::new();
     for node in &nodes {
         asking.spawn(ask(Arc::clone(node), 50, Arc::clone(&done)));
@@ -164,7 +168,12 @@ async fn nodes_that_race_give_way_to_each_other() {
     let sum = |count: fn(&EtcdCoordinator) -> u64| nodes.iter().map(|node| count(node)).sum::<u64>();
     let txns = sum(|node| node.numbers_stats().txns.get());
     let lost = sum(|node| node.numbers_stats().races_lost.get());
-    say(&format!("{txns} txns, {lost} races lost"));
+    let took = watch.elapsed();
+    say(&format!("{txns} txns in {took:?}, {lost} races lost"));
+    if took > SLOW {
+        say("not judged: txns took longer than nodes wait for each other");
+        return;
+    }
     assert!(lost < 2 * txns, "{lost} races lost for {txns} txns");
 }
 
