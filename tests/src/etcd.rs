@@ -244,11 +244,20 @@ impl Etcd {
         );
     }
 
-    /// A copy of the data as it is now. Call while it is stopped.
-    pub fn backup(&self) -> TempDir {
+    /// Stops it, copies its data, and starts it again.
+    pub async fn back_up(&mut self) -> TempDir {
+        self.stop().await;
         let copy = tempfile::tempdir().unwrap();
         copy_tree(&self.data_dir(), copy.path());
+        self.run().await;
         copy
+    }
+
+    /// Stops it, puts a copy in the place of its data, and starts it again.
+    pub async fn put_back(&mut self, copy: &TempDir) {
+        self.stop().await;
+        self.restore(copy);
+        self.run().await;
     }
 
     /// Puts a copy in the place of the data. Call while it is stopped.

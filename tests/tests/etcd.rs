@@ -66,9 +66,7 @@ async fn shows(node: &EtcdCoordinator, what: &str, is_so: impl Fn(&View) -> bool
 /// Takes numbers up to 5, a copy of etcd's data, and numbers up to 30.
 async fn took_numbers_since_a_backup(etcd: &mut Etcd, node: &EtcdCoordinator) -> TempDir {
     allocate(node, 5).await;
-    etcd.stop().await;
-    let backup = etcd.backup();
-    etcd.run().await;
+    let backup = etcd.back_up().await;
     shows(node, "the problem to be over", |view| view.problem.is_none()).await;
     for _ in 0..5 {
         allocate(node, 5).await;

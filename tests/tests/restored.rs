@@ -21,21 +21,6 @@ const fn restored(dry_run: bool, anyway: bool) -> v1::EtcdRestoredRequest {
     v1::EtcdRestoredRequest { dry_run, anyway }
 }
 
-/// Stops etcd, copies its data, and starts it again.
-async fn back_up(cluster: &mut Cluster) -> tempfile::TempDir {
-    cluster.etcd.stop().await;
-    let backup = cluster.etcd.backup();
-    cluster.etcd.run().await;
-    backup
-}
-
-/// Puts a copy in the place of etcd's data.
-async fn put_back(cluster: &mut Cluster, backup: &tempfile::TempDir) {
-    cluster.etcd.stop().await;
-    cluster.etcd.restore(backup);
-    cluster.etcd.run().await;
-}
-
 /// Seats change hands: every node dies once and comes back.
 async fn fail_over(cluster: &mut Cluster, load: &Load) {
     for seat in [0, 1] {
@@ -54,11 +39,11 @@ async fn an_older_copy_of_etcd_is_put_right_under_load() {
     cluster.until_led(true).await;
     let load = cluster.load(61);
     load.more(50).await;
-    let backup = back_up(&mut cluster).await;
+    let backup = cluster.etcd.back_up().await;
     load.more(50).await;
     fail_over(&mut cluster, &load).await;
     let before = cluster.status().await.counter;
-    put_back(&mut cluster, &backup).await;
+    cluster.etcd.put_back(&backup).await;
     load.more(50).await;
     let after = cluster.status().await.counter;
     assert!(after > before + LEAP, "{before}, then {after}");
@@ -67,7 +52,7 @@ async fn an_older_copy_of_etcd_is_put_right_under_load() {
     assert!(all.last().unwrap().seq.get() > before + LEAP);
     // And once more, from the same copy.
     let before = cluster.status().await.counter;
-    put_back(&mut cluster, &backup).await;
+    cluster.etcd.put_back(&backup).await;
     let mut api = cluster.api(0).await;
     let written = api.write("after", "x").await.unwrap();
     assert!(written.seq > before + LEAP, "{written:?} after {before}");
@@ -81,12 +66,12 @@ async fn nodes_that_were_stopped_notice_that_etcd_went_back() {
     cluster.until_led(true).await;
     let load = cluster.load(62);
     load.more(50).await;
-    let backup = back_up(&mut cluster).await;
+    let backup = cluster.etcd.back_up().await;
     load.more(50).await;
     for n in 0..3 {
         cluster.kill(n).await;
     }
-    put_back(&mut cluster, &backup).await;
+    cluster.etcd.put_back(&backup).await;
     cluster.start_all().await;
     load.more(100).await;
     let all = cluster.judged(load, 150, &[0, 1, 2]).await;
@@ -130,11 +115,11 @@ async fn a_node_that_knows_less_than_the_copy_gets_no_number_twice() {
         written
     };
     seqs.extend(write_some(10).await);
-    let backup = back_up(&mut cluster).await;
+    let backup = cluster.etcd.back_up().await;
     let given: Vec<u64> = soon("writes of one group", write_some(10)).await;
     assert!(given.iter().all(|seq| seqs.insert(*seq)), "{given:?}");
     cluster.kill(busy).await;
-    put_back(&mut cluster, &backup).await;
+    cluster.etcd.put_back(&backup).await;
     cluster.start_all().await;
     cluster.until_led(false).await;
     let mut api = cluster.api(idle).await;
@@ -155,7 +140,7 @@ async fn an_emptied_etcd_is_refused_by_name_and_its_copy_put_right() {
     for n in 0..10 {
         api.write(&format!("k{n}"), "before").await.unwrap();
     }
-    let backup = back_up(&mut cluster).await;
+    let backup = cluster.etcd.back_up().await;
     api.write("k0", "again").await.unwrap();
     // A seat whose recovery is not over when etcd is emptied gets no number to end it with, and answers nothing.
     cluster.until("a healthy cluster", |status| status.healthy).await;
@@ -171,7 +156,7 @@ async fn an_emptied_etcd_is_refused_by_name_and_its_copy_put_right() {
     let mut hasty = cluster.node(0).api().await;
     assert_reason(hasty.write("k1", "during").await, Reason::CoordinatorAway);
     assert_eq!(api.read("k1").await.unwrap().payload, "before".as_bytes());
-    put_back(&mut cluster, &backup).await;
+    cluster.etcd.put_back(&backup).await;
     cluster.until("a healthy cluster", |status| status.healthy).await;
     assert_eq!(api.write("k1", "after").await.unwrap().version, 2);
     assert_eq!(api.read("k0").await.unwrap().payload, "again".as_bytes());
@@ -190,7 +175,7 @@ async fn the_members_of_now_outlast_an_older_copy_of_etcd() {
     cluster.until_led(true).await;
     let load = cluster.load(63);
     load.more(50).await;
-    let backup = back_up(&mut cluster).await;
+    let backup = cluster.etcd.back_up().await;
     let spare = cluster.start_another(&settings).await;
     let lost = cluster.leader(0, 0).await;
     cluster.kill(lost).await;
@@ -198,7 +183,7 @@ async fn the_members_of_now_outlast_an_older_copy_of_etcd() {
     let members = [stay[0], stay[1], spare];
     cluster.until_members(&members).await;
     load.more(50).await;
-    put_back(&mut cluster, &backup).await;
+    cluster.etcd.put_back(&backup).await;
     load.more(50).await;
     cluster.until_members(&members).await;
     cluster.until_led(true).await;

@@ -97,7 +97,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// About five minutes for all.
+    /// Five to eight minutes for all.
     pub const QUICK: Self = Self {
         seconds: 0.8,
         rounds: 3,

@@ -104,7 +104,7 @@ fn colour(mutation: &Mutation, bin_dir: &Path, sabotaged: bool) -> io::Result<Co
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     if output.status.success() && text.contains(" 1 passed") {
-        let is_run = !String::from_utf8_lossy(&output.stderr).contains(" was not run: ");
+        let is_run = !String::from_utf8_lossy(&output.stderr).contains(" not run: ");
         return Ok(if is_run { Colour::Green } else { Colour::NotRun });
     }
     if text.contains(" 1 failed") {

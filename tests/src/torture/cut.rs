@@ -1,8 +1,8 @@
 //! Packets that are dropped: nobody believes two leaders, and who hears nobody does not lead.
 
 use super::arena::{Arena, names};
+use super::lasts;
 use crate::lan::{HUB, Lan};
-use crate::time::{Stopwatch, pause};
 use std::time::Duration;
 
 /// Longest cut. Leases end in it, and connections are given up.
@@ -26,10 +26,7 @@ pub async fn strike(arena: &mut Arena) -> String {
     // A leader that clients still reach, and nobody else, must not answer them from what it knows.
     arena.visit(victim);
     let limit = Duration::from_millis(arena.random.below(CUT_MS));
-    let watch = Stopwatch::start();
-    while watch.elapsed() < limit {
-        pause().await;
-    }
+    lasts(limit).await;
     (0..arena.nodes).for_each(|n| lan.heal(n));
     format!("{} {what}, for {limit:?}", names(&[victim]))
 }

@@ -1,7 +1,7 @@
 //! Etcd dies, or goes back to an older copy of its data: no number comes twice, and writes go on.
 
 use super::arena::{Arena, names};
-use crate::time::{Stopwatch, pause};
+use super::lasts;
 use std::time::Duration;
 
 /// Longest time without etcd: longer than a lease.
@@ -20,19 +20,14 @@ pub async fn strike(arena: &mut Arena) -> String {
 async fn killed(arena: &mut Arena) -> String {
     arena.cluster.etcd.stop().await;
     let limit = Duration::from_millis(arena.random.below(AWAY_MS));
-    let watch = Stopwatch::start();
-    while watch.elapsed() < limit {
-        pause().await;
-    }
+    lasts(limit).await;
     arena.cluster.etcd.run().await;
     format!("killed, away for {limit:?}")
 }
 
 /// The copy is older by some events, and often by an election.
 async fn put_back(arena: &mut Arena) -> String {
-    arena.cluster.etcd.stop().await;
-    let copy = arena.cluster.etcd.backup();
-    arena.cluster.etcd.run().await;
+    let copy = arena.cluster.etcd.back_up().await;
     arena.some_events().await;
     let leaders = arena.leaders().await;
     let mut what = "put back".to_owned();
@@ -42,8 +37,6 @@ async fn put_back(arena: &mut Arena) -> String {
         arena.some_events().await;
         arena.cluster.start_all().await;
     }
-    arena.cluster.etcd.stop().await;
-    arena.cluster.etcd.restore(&copy);
-    arena.cluster.etcd.run().await;
+    arena.cluster.etcd.put_back(&copy).await;
     what
 }

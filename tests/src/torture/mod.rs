@@ -26,7 +26,7 @@ use crate::disk;
 use crate::lan::Lan;
 use crate::random::Random;
 use crate::say;
-use crate::time::Stopwatch;
+use crate::time::{Stopwatch, pause};
 use arena::Arena;
 use report::Report;
 use std::fs;
@@ -174,6 +174,14 @@ pub async fn run(options: &Options, lan: Result<Lan, String>, directory: &Path, 
         }
         // What was found whole needs no room any more.
         fs::remove_dir_all(directory.join(CLUSTER)).unwrap();
+    }
+}
+
+/// Lets a fault last.
+async fn lasts(time: Duration) {
+    let watch = Stopwatch::start();
+    while watch.elapsed() < time {
+        pause().await;
     }
 }
 

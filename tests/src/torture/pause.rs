@@ -1,8 +1,7 @@
 //! SIGSTOP for about as long as a lease lasts: who goes on as if nothing had been is believed by nobody.
 
-use super::LEASE;
 use super::arena::{Arena, names};
-use crate::time::{Stopwatch, pause};
+use super::{LEASE, lasts};
 use rustix::process::Signal;
 use std::time::Duration;
 
@@ -18,17 +17,12 @@ pub async fn strike(arena: &mut Arena) -> String {
     for n in &leaders {
         arena.cluster.node(*n).signal(Signal::STOP);
     }
-    let watch = Stopwatch::start();
     // What is read of them late in the pause must not be answered from what they knew before it.
-    while watch.elapsed() < limit * 3 / 4 {
-        pause().await;
-    }
+    lasts(limit * 3 / 4).await;
     for n in &leaders {
         arena.visit(*n);
     }
-    while watch.elapsed() < limit {
-        pause().await;
-    }
+    lasts(limit / 4).await;
     for n in &leaders {
         arena.cluster.node(*n).signal(Signal::CONT);
     }
