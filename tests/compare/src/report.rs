@@ -95,17 +95,19 @@ impl Compared {
         }
     }
 
+    /// What came of a work, in each round.
+    fn outcomes(&self, work: Work) -> impl Iterator<Item = &Outcome> {
+        let all = self.rounds.iter().flat_map(|round| &round.works);
+        all.filter(move |(done, _)| *done == work)
+            .map(|(_, outcome)| outcome)
+    }
+
     fn cells(&self, work: Work) -> Vec<&Cell> {
-        let outcomes = self.rounds.iter().flat_map(|round| &round.works);
-        let of_work = outcomes
-            .filter(|(done, _)| *done == work)
-            .map(|(_, outcome)| outcome);
-        of_work
-            .filter_map(|outcome| match outcome {
-                Outcome::Measured(cell) => Some(cell),
-                Outcome::Failed(_) => None,
-            })
-            .collect()
+        let measured = self.outcomes(work).filter_map(|outcome| match outcome {
+            Outcome::Measured(cell) => Some(cell),
+            Outcome::Failed(_) => None,
+        });
+        measured.collect()
     }
 
     /// The number of a work in each round: events a second, or a latency.
@@ -133,22 +135,17 @@ impl Compared {
         if let (Work::Latest, Some(reason)) = (work, self.no_latest) {
             return reason.to_owned();
         }
-        let outcomes = self.rounds.iter().flat_map(|round| &round.works);
-        let failed = outcomes
-            .filter(|(done, _)| *done == work)
-            .find_map(|(_, outcome)| match outcome {
-                Outcome::Failed(error) => Some(format!("failed: {error}")),
-                Outcome::Measured(_) => None,
-            });
+        let failed = self.outcomes(work).find_map(|outcome| match outcome {
+            Outcome::Failed(error) => Some(format!("failed: {error}")),
+            Outcome::Measured(_) => None,
+        });
         failed.unwrap_or_else(|| "not run".to_owned())
     }
 
     /// How many rounds went wrong, when others did not.
     fn failures(&self, work: Work) -> usize {
-        let outcomes = self.rounds.iter().flat_map(|round| &round.works);
-        outcomes
-            .filter(|(done, outcome)| *done == work && matches!(outcome, Outcome::Failed(_)))
-            .count()
+        let is_failed = |outcome: &&Outcome| matches!(outcome, Outcome::Failed(_));
+        self.outcomes(work).filter(is_failed).count()
     }
 }
 

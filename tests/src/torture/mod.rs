@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`kill`] | SIGKILL: one node, both leaders, a majority, all, all again while they start |
 //! | [`power`] | all nodes lose what they had not synced, at one moment; etcd does not |
-//! | [`pause`] | SIGSTOP of one leader or both, for up to three times their lease |
+//! | [`mod@pause`] | SIGSTOP of one leader or both, for up to three times their lease |
 //! | [`cut`] | packets are dropped: between members, one way or both, or to etcd |
 //! | [`etcd`] | etcd is killed, or goes back to an older copy of its data |
 //!
