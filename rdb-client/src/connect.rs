@@ -1,5 +1,6 @@
 //! Connections: which node is called, and the loop that calls again.
 
+use crate::append_each::AppendStreams;
 use crate::clock::{self, Deadline};
 use crate::limits::{
     ATTEMPT_TIMEOUT, CALL_TIMEOUT_DEFAULT, CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEP_ALIVE_INTERVAL,
@@ -10,6 +11,7 @@ use crate::route::Nodes;
 use crate::{Error, KeyName, Seq};
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
 use rdb_proto::types::{FieldError, Slot};
+use rdb_proto::v1;
 use rdb_proto::v1::admin_client::AdminClient;
 use rdb_proto::v1::changes_client::ChangesClient;
 use rdb_proto::v1::cluster_client::ClusterClient;
@@ -38,6 +40,7 @@ pub struct Client {
 pub(crate) struct Node {
     pub(crate) address: Arc<str>,
     channel: Channel,
+    appends: Arc<AppendStreams>,
 }
 
 impl Node {
@@ -45,6 +48,11 @@ impl Node {
         DataClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Appends over the stream that all callers share.
+    pub(crate) async fn append(&self, append: v1::AppendRequest) -> Result<v1::AppendResponse, Error> {
+        self.appends.append((&self.address, self.data()), append).await
     }
 
     pub(crate) fn changes(&self) -> ChangesClient<Channel> {
@@ -80,6 +88,26 @@ impl Attempt {
             request.set_timeout(timeout);
         }
         request
+    }
+}
+
+/// Why an attempt came to nothing.
+pub(crate) enum Failed {
+    /// As gRPC has it.
+    Call(Status),
+    /// As it was told on a stream.
+    Told(Error),
+}
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self::Call(status)
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self::Told(error)
     }
 }
 
@@ -153,14 +181,15 @@ impl Client {
     ///
     /// The first attempt goes to the node that leads the `slot`, if there is one; others go to any node, which knows
     /// better.
-    pub(crate) async fn call<T, Fut>(
+    pub(crate) async fn call<T, E, Fut>(
         &self,
         kind: CallKind,
         slot: Option<Slot>,
         mut make: impl FnMut(Attempt) -> Fut,
     ) -> Result<(T, u32), Error>
     where
-        Fut: Future<Output = Result<T, Status>>,
+        E: Into<Failed>,
+        Fut: Future<Output = Result<T, E>>,
     {
         let deadline = self.deadline();
         let known_before = self.known_seq().get();
@@ -191,7 +220,10 @@ impl Client {
             };
             let error = match limit.run(answered).await {
                 Ok(Some(Ok(answer))) => return Ok((answer, attempts.made())),
-                Ok(Some(Err(status))) => Error::from_status(&status, &node.address),
+                Ok(Some(Err(failed))) => match failed.into() {
+                    Failed::Call(status) => Error::from_status(&status, &node.address),
+                    Failed::Told(error) => error,
+                },
                 Ok(None) => Error::moved(&node.address),
                 Err(_passed) => Error::deadline(),
             };
@@ -250,6 +282,7 @@ pub(crate) fn connect_lazily(address: &str) -> Result<Node, Error> {
     Ok(Node {
         channel: endpoint.connect_lazy(),
         address: address.into(),
+        appends: Arc::default(),
     })
 }
 

@@ -22,6 +22,7 @@
 //! | `route` | which node is called: the one that leads the key, or any |
 //! | `retry` | whether a failed call is made again, and what is told in the end |
 //! | `write` | writes, appends and deletes, with one event id for all attempts |
+//! | `append_each` | appends of all callers over one stream to a node |
 //! | `append_stream` | many appends under way on one stream |
 //! | `read` | reads, history, lists of keys |
 //! | `subscribe` | the change stream, over lost connections |
@@ -34,6 +35,7 @@
 //! Nothing of gRPC shows in this interface, so that the wire can change without breaking callers.
 
 mod admin;
+mod append_each;
 mod append_stream;
 #[doc(hidden)]
 pub mod clock;

@@ -59,6 +59,13 @@ pub const APPEND_WINDOW_DEFAULT: usize = 256;
 /// Most appends under way on one stream.
 pub const APPEND_WINDOW_MAX: usize = 65_536;
 
+/// Appends of all callers that may wait to be sent to one node.
+pub(crate) const APPENDS_UNDER_WAY_MAX: usize = 1_024;
+
+/// Largest append, as it is sent, that shares a stream with others: one that is larger has a call of its own, so that no
+/// small one waits behind it.
+pub(crate) const SHARED_STREAM_BYTES_MAX: usize = 64 << 10;
+
 /// Port of a node when an address does not name one.
 pub const PORT_DEFAULT: u16 = 2048;
 

@@ -8,7 +8,7 @@ use rdb_proto::v1;
 use rdb_proto::v1::verify_response::Found;
 use std::fmt;
 use std::sync::Arc;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 /// A seat's log that is to be read, from its first entry on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Client {
             let request = tonic::Request::new(request.clone());
             async move {
                 let answer = attempt.node.admin().verify(request).await?;
-                Ok((attempt.node.address, answer.into_inner()))
+                Ok::<_, Status>((attempt.node.address, answer.into_inner()))
             }
         };
         let ((address, stream), _attempts) = self.call(CallKind::Read, None, make).await?;

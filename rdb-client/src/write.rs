@@ -1,18 +1,18 @@
 //! Writes, appends and deletes: one event id for all attempts of an event, so that it is stored once.
 
 use crate::clock;
-use crate::connect::{Attempt, Client};
+use crate::connect::{Attempt, Client, Failed};
+use crate::limits::SHARED_STREAM_BYTES_MAX;
 use crate::retry::CallKind;
 use crate::{Error, EventId, Expectation, KeyName, Seq, Version};
 use bytes::Bytes;
+use prost::Message as _;
 use rdb_proto::convert::expectation_to_wire;
 use rdb_proto::limits::{APPEND_BYTES_MAX, APPEND_EVENTS_MAX, PAYLOAD_BYTES_MAX};
 use rdb_proto::types::FieldError;
 use rdb_proto::v1;
-use rdb_proto::v1::data_client::DataClient;
 use std::collections::BTreeMap;
-use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::Response;
 use uuid::Uuid;
 
 /// An event to be stored.
@@ -123,21 +123,11 @@ impl Client {
         event: NewEvent,
         expect: Expectation,
     ) -> Result<Receipt<Stored>, Error> {
-        check_sizes(std::slice::from_ref(&event))?;
-        let request = v1::WriteRequest {
-            collection: collection_to_wire(name),
-            key: name.key.as_str().to_owned(),
-            expect: expect_to_wire(expect),
-            event: Some(event.into_wire()),
-            retried_since: None,
-        };
-        let (answer, attempts) = self
-            .store(name, &request, |mut data, request| async move {
-                data.write(request).await
-            })
-            .await?;
-        self.note_led_at(&answer.led_at);
-        self.receipt(answer.result, attempts)
+        let Receipt { stored, attempts } = self.append(name, vec![event], expect).await?;
+        Ok(Receipt {
+            stored: only(&stored)?,
+            attempts,
+        })
     }
 
     /// Adds a delete event to a key. [`Expectation::Exists`] is the usual demand: without it a key that is not
@@ -160,13 +150,20 @@ impl Client {
             event: Some(event.into_wire()),
             retried_since: None,
         };
-        let (answer, attempts) = self
-            .store(name, &request, |mut data, request| async move {
-                data.delete(request).await
-            })
-            .await?;
+        let make = |attempt: Attempt| {
+            let retried_since = attempt.retried_since;
+            let request = attempt.request(v1::DeleteRequest {
+                retried_since,
+                ..request.clone()
+            });
+            async move { attempt.node.data().delete(request).await }
+        };
+        let (answer, attempts) = self.call(CallKind::Write, Some(name.slot()), make).await?;
+        let answer = answer.into_inner();
         self.note_led_at(&answer.led_at);
-        self.receipt(answer.result, attempts)
+        let stored = stored(&answer.result.ok_or_else(|| Error::bad_answer("no result"))?)?;
+        self.note_seq(stored.seq);
+        Ok(Receipt { stored, attempts })
     }
 
     /// Appends events to one key: all of them or none, with dense seqs and versions.
@@ -180,11 +177,20 @@ impl Client {
         expect: Expectation,
     ) -> Result<Receipt<Vec<Stored>>, Error> {
         let request = append_to_wire(name, events, expect)?;
-        let (answer, attempts) = self
-            .store(name, &request, |mut data, request| async move {
-                data.append(request).await
-            })
-            .await?;
+        let is_small = request.encoded_len() <= SHARED_STREAM_BYTES_MAX;
+        let make = |attempt: Attempt| {
+            let mut request = request.clone();
+            request.retried_since = attempt.retried_since;
+            async move {
+                if is_small {
+                    attempt.node.append(request).await.map_err(Failed::from)
+                } else {
+                    let answer = attempt.node.data().append(attempt.request(request)).await;
+                    answer.map(Response::into_inner).map_err(Failed::from)
+                }
+            }
+        };
+        let (answer, attempts) = self.call(CallKind::Write, Some(name.slot()), make).await?;
         self.note_led_at(&answer.led_at);
         let stored = stored_all(&answer.results)?;
         if let Some(last) = stored.last() {
@@ -192,50 +198,7 @@ impl Client {
         }
         Ok(Receipt { stored, attempts })
     }
-
-    /// Calls until the events are stored or refused; every attempt after one whose outcome is unknown says so.
-    async fn store<R, T, Fut>(
-        &self,
-        name: &KeyName,
-        request: &R,
-        send: impl Fn(DataClient<Channel>, Request<R>) -> Fut,
-    ) -> Result<(T, u32), Error>
-    where
-        R: Repeatable,
-        Fut: Future<Output = Result<Response<T>, Status>>,
-    {
-        let make = |attempt: Attempt| {
-            let mut request = request.clone();
-            request.set_retried_since(attempt.retried_since);
-            send(attempt.node.data(), attempt.request(request))
-        };
-        let (answer, attempts) = self.call(CallKind::Write, Some(name.slot()), make).await?;
-        Ok((answer.into_inner(), attempts))
-    }
-
-    fn receipt(&self, result: Option<v1::WriteResult>, attempts: u32) -> Result<Receipt<Stored>, Error> {
-        let stored = stored(&result.ok_or_else(|| Error::bad_answer("no result"))?)?;
-        self.note_seq(stored.seq);
-        Ok(Receipt { stored, attempts })
-    }
 }
-
-/// A request that is sent again with the same event ids.
-trait Repeatable: Clone {
-    fn set_retried_since(&mut self, seq: Option<u64>);
-}
-
-macro_rules! repeatable {
-    ($($request:ty),+) => {$(
-        impl Repeatable for $request {
-            fn set_retried_since(&mut self, seq: Option<u64>) {
-                self.retried_since = seq;
-            }
-        }
-    )+};
-}
-
-repeatable!(v1::WriteRequest, v1::AppendRequest, v1::DeleteRequest);
 
 /// Makes the wire form of an append.
 pub(crate) fn append_to_wire(
@@ -281,6 +244,13 @@ fn expect_to_wire(expect: Expectation) -> Option<v1::Expectation> {
 
 pub(crate) fn stored_all(results: &[v1::WriteResult]) -> Result<Vec<Stored>, Error> {
     results.iter().map(stored).collect()
+}
+
+fn only(stored: &[Stored]) -> Result<Stored, Error> {
+    match stored {
+        [only] => Ok(*only),
+        _ => Err(Error::bad_answer("not one result for one event")),
+    }
 }
 
 fn stored(result: &v1::WriteResult) -> Result<Stored, Error> {

@@ -29,7 +29,7 @@ pub const INDEX_BATCH_ENTRIES_MAX: usize = 8_192;
 /// Versions of a key that a history looks up at a time.
 pub const HISTORY_PAGE_VERSIONS: usize = 256;
 
-/// Answers that may be outstanding on one append stream before it reads no further requests.
+/// Answers that may be outstanding on one stream of appends before it reads no further requests.
 pub const APPEND_STREAM_WINDOW_MAX: usize = 4_096;
 
 /// Bytes of events in one message of a change stream or a history; one larger append still goes as one message.

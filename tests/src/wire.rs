@@ -387,6 +387,17 @@ impl Api {
         Ok((requests, AppendAnswers(answers.into_inner())))
     }
 
+    /// Appends that are answered as they come out: give requests to the first, take answers from the second.
+    pub async fn append_each(
+        &mut self,
+        window: usize,
+    ) -> Answer<(tokio::sync::mpsc::Sender<v1::AppendEachRequest>, EachAnswers)> {
+        let (requests, receiver) = tokio::sync::mpsc::channel(window);
+        let outgoing = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let answers = soon("a stream of appends", self.data.append_each(outgoing)).await?;
+        Ok((requests, EachAnswers(answers.into_inner())))
+    }
+
     /// Sends bytes as the one message of a call, whether they are a message or not.
     pub async fn raw(&self, path: &'static str, message: &[u8]) -> Answer<Bytes> {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
@@ -416,6 +427,29 @@ impl AppendAnswers {
             Outcome::Appended(appended) => Ok(appended.results),
             Outcome::Failure(failure) => Err(failure.into()),
         }))
+    }
+}
+
+/// Answers of a stream of appends, each with the number of its request.
+#[derive(Debug)]
+pub struct EachAnswers(Streaming<v1::AppendEachResponse>);
+
+impl EachAnswers {
+    /// The next answer; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// Outer: the stream broke. Inner: this append was refused, and the stream goes on.
+    pub async fn next(&mut self) -> Answer<Option<(u64, Answer<Vec<v1::WriteResult>>)>> {
+        use v1::append_each_response::Outcome;
+        let Some(answer) = soon("an answer of a stream", self.0.next()).await else {
+            return Ok(None);
+        };
+        let v1::AppendEachResponse { number, outcome } = answer?;
+        let outcome = match outcome.expect("an answer has an outcome") {
+            Outcome::Appended(appended) => Ok(appended.results),
+            Outcome::Failure(failure) => Err(failure.into()),
+        };
+        Ok(Some((number, outcome)))
     }
 }
 

@@ -9,7 +9,7 @@ use rdb_tests::checkers::by_keys;
 use rdb_tests::cluster::{Cluster, key_of};
 use rdb_tests::process::{Node, Settings};
 use rdb_tests::time::{pause, soon, within};
-use rdb_tests::wire::{Api, Changes, Said};
+use rdb_tests::wire::{Api, Changes, Said, append_of};
 use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -134,7 +134,8 @@ async fn caught_up(node: &Node, after: Seq, order: v1::Order) -> Changes {
 }
 
 /// The leader of one seat stands still: the events of another seat's key come at every node, in the order of keys, and the
-/// ordered stream waits. Once it goes on, that shows them too.
+/// ordered stream waits. Once it goes on, that shows them too. Of appends of many callers on one stream, the one to the
+/// seat that stands still holds up no other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seat_that_stands_still_delays_only_its_own_keys() {
     let patient = [TWO_GROUPS, ("FAILOVER_AFTER", "120000"), ("LEASE_TTL", "120")];
@@ -142,9 +143,9 @@ async fn a_seat_that_stands_still_delays_only_its_own_keys() {
     let status = cluster.until_led(true).await;
     let writer = cluster.leader(0, 0).await;
     // A seat of the other group that is led elsewhere.
-    let mut stands = cluster.leader(1, 0).await;
+    let (mut stands, mut silent_key) = (cluster.leader(1, 0).await, key_of(&status, 1, 0));
     if stands == writer {
-        stands = cluster.leader(1, 1).await;
+        (stands, silent_key) = (cluster.leader(1, 1).await, key_of(&status, 1, 1));
     }
     let key = key_of(&status, 0, 0);
     let mut api = cluster.api(writer).await;
@@ -158,9 +159,19 @@ async fn a_seat_that_stands_still_delays_only_its_own_keys() {
     }
 
     cluster.node(stands).signal(Signal::STOP);
+    let (requests, mut answers) = api.append_each(1).await.unwrap();
+    let ask = async |number: u64, key: &str| {
+        let append = Some(append_of(key, &[&number.to_string()]));
+        let request = v1::AppendEachRequest { number, append };
+        requests.send(request).await.unwrap();
+    };
+    ask(99, &silent_key).await;
     let mut written = Vec::new();
     for n in 0..20 {
-        written.push(api.write(&key, &n.to_string()).await.unwrap().seq);
+        ask(n, &key).await;
+        let (number, answer) = answers.next().await.unwrap().unwrap();
+        assert_eq!(number, n);
+        written.push(answer.unwrap()[0].seq);
     }
     for (n, by_keys, by_seqs) in &mut streams {
         let mut shown = Vec::new();
@@ -187,6 +198,8 @@ async fn a_seat_that_stands_still_delays_only_its_own_keys() {
     }
 
     cluster.node(stands).signal(Signal::CONT);
+    let (number, answer) = answers.next().await.unwrap().unwrap();
+    assert_eq!((number, answer.unwrap().len()), (99, 1));
     for (n, _, by_seqs) in &mut streams {
         let mut shown = Vec::new();
         while shown.len() < written.len() {

@@ -10,7 +10,7 @@ use rdb_tests::random::Random;
 use rdb_tests::wire::{append_of, assert_reason, event, event_with_id, write_of};
 use rdb_tests::workload::Ticks;
 use rdb_tests::workload::writers::{Load, crew, record_of};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tonic::Code;
 use uuid::Uuid;
@@ -391,6 +391,44 @@ async fn a_retry_older_than_the_window_is_refused() {
     };
     assert_reason(api.write_request(retry).await, Reason::RetryTooOld);
     assert_eq!(api.read("a").await.unwrap().version.get(), 1);
+}
+
+/// Appends of many callers on one stream have their own answers, and a refused one does not stop others.
+#[tokio::test]
+async fn a_stream_of_separate_appends_answers_each_by_its_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path()).await;
+    let mut api = node.api().await;
+    let (requests, mut answers) = api.append_each(64).await.unwrap();
+    let sending = async {
+        for number in 0..500_u64 {
+            let mut append = append_of(&format!("k{number}"), &["x", "y"]);
+            match number % 100 {
+                50 => append.expect = Some(expect(v1::ExpectationKind::Exact, 1_000_000)),
+                51 => append.key = String::new(),
+                _ => {}
+            }
+            let append = (number % 100 != 52).then_some(append);
+            let request = v1::AppendEachRequest { number, append };
+            requests.send(request).await.unwrap();
+        }
+        drop(requests);
+    };
+    let taking = async {
+        let mut outstanding: BTreeSet<u64> = (0..500).collect();
+        while let Some((number, answer)) = answers.next().await.unwrap() {
+            assert!(outstanding.remove(&number), "{number} has one answer");
+            match number % 100 {
+                50 => drop(assert_reason(answer, Reason::VersionConflict)),
+                51 | 52 => drop(assert_reason(answer, Reason::FieldInvalid)),
+                _ => assert_eq!(answer.unwrap().len(), 2),
+            }
+        }
+        assert_eq!(outstanding, BTreeSet::new(), "every request has an answer");
+    };
+    tokio::join!(sending, taking);
+    let key = node.api().await.read("k77").await.unwrap();
+    assert_eq!(key.version.get(), 2);
 }
 
 /// Appends on one stream are answered in their order, and a refused one does not stop those behind it.

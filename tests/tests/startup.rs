@@ -211,10 +211,10 @@ async fn sigterm_under_load_ends_cleanly_within_five_seconds() {
     let ticks = Arc::new(Ticks::default());
     let mut writers = Vec::new();
     for n in 0..8 {
-        let style = if n < 6 {
-            Style::OneByOne
-        } else {
-            Style::Pipelined(32)
+        let style = match n {
+            0..5 => Style::OneByOne,
+            5 => Style::Each(32),
+            _ => Style::Pipelined(32),
         };
         writers.push(Writer::new(&format!("w{n}"), style, 2, random.fork(), &ticks));
     }

@@ -268,6 +268,19 @@ fn result(event: &v1::Event, duplicate: bool) -> v1::WriteResult {
     }
 }
 
+/// A refusal as streams have it; without a reason it ends the stream.
+fn failure(status: Status) -> Result<v1::Failure, Status> {
+    match status.get_details_error_info() {
+        Some(info) => Ok(v1::Failure {
+            code: status.code().into(),
+            reason: info.reason,
+            message: status.message().to_owned(),
+            metadata: info.metadata.into_iter().collect(),
+        }),
+        None => Err(status),
+    }
+}
+
 fn encode(message: &impl prost::Message) -> bytes::Bytes {
     message.encode_to_vec().into()
 }
@@ -316,17 +329,34 @@ impl Data for Service {
                     results,
                     led_at: String::new(),
                 }),
-                Err(status) => match status.get_details_error_info() {
-                    Some(info) => Outcome::Failure(v1::Failure {
-                        code: status.code().into(),
-                        reason: info.reason,
-                        message: status.message().to_owned(),
-                        metadata: info.metadata.into_iter().collect(),
-                    }),
-                    None => return Err(status),
-                },
+                Err(status) => Outcome::Failure(failure(status)?),
             };
             Ok(v1::AppendStreamResponse {
+                outcome: Some(outcome),
+            })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    type AppendEachStream = Answers<v1::AppendEachResponse>;
+
+    async fn append_each(
+        &self,
+        request: Request<Streaming<v1::AppendEachRequest>>,
+    ) -> Result<Response<Self::AppendEachStream>, Status> {
+        use v1::append_each_response::Outcome;
+        let service = self.clone();
+        let answers = request.into_inner().map(move |request| {
+            let v1::AppendEachRequest { number, append } = request?;
+            let outcome = match service.append(append.unwrap_or_default(), EventKind::Write, false) {
+                Ok(results) => Outcome::Appended(v1::AppendResponse {
+                    results,
+                    led_at: String::new(),
+                }),
+                Err(status) => Outcome::Failure(failure(status)?),
+            };
+            Ok(v1::AppendEachResponse {
+                number,
                 outcome: Some(outcome),
             })
         });

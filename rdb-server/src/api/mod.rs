@@ -1,6 +1,7 @@
 //! The gRPC and HTTP surfaces: wire types to words and back. Nothing is decided here.
 
 mod admin;
+mod append_each;
 mod append_stream;
 mod cluster;
 mod connections;
@@ -80,11 +81,20 @@ impl Api {
         method: Method,
         call: impl Future<Output = Result<T, status::CallError>>,
     ) -> Result<Response<T>, Status> {
+        Ok(Response::new(self.counted(method, call).await?))
+    }
+
+    /// Runs one call, or one request of a stream that is a call by itself: counts and times it.
+    async fn counted<T>(
+        &self,
+        method: Method,
+        call: impl Future<Output = Result<T, status::CallError>>,
+    ) -> Result<T, status::CallError> {
         let began = crate::clock::monotonic();
         let result = call.await;
         let reason = result.as_ref().err().map(status::CallError::reason);
         self.node.telemetry().called(method, reason, began);
-        Ok(Response::new(result?))
+        result
     }
 }
 
@@ -109,6 +119,16 @@ impl Data for Api {
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
         let stream = async { Ok(append_stream::append_stream(self, request)) };
         self.call(Method::AppendStream, stream).await
+    }
+
+    type AppendEachStream = append_each::Answers;
+
+    async fn append_each(
+        &self,
+        request: Request<Streaming<v1::AppendEachRequest>>,
+    ) -> Result<Response<Self::AppendEachStream>, Status> {
+        let stream = async { Ok(append_each::append_each(self, request.into_inner())) };
+        self.call(Method::AppendEach, stream).await
     }
 
     async fn delete(
@@ -155,8 +175,9 @@ impl Changes for Api {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        self.call(Method::Subscribe, subscribe::subscribe(self, request))
-            .await
+        // Boxed: what begins a stream is large.
+        let stream = Box::pin(subscribe::subscribe(self, request));
+        self.call(Method::Subscribe, stream).await
     }
 
     async fn times_after(

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 pub enum Method {
     Write,
     Append,
+    AppendEach,
     AppendStream,
     Delete,
     Read,

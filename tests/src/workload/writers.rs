@@ -6,7 +6,7 @@
 use super::{History, Observation, Operation, Placed, Sent, Tick, Ticks, Told};
 use crate::random::Random;
 use crate::time::{pause, soon};
-use crate::wire::{Api, AppendAnswers, Refusal};
+use crate::wire::{Api, AppendAnswers, EachAnswers, Refusal};
 use bytes::Bytes;
 use rdb_proto::convert::expectation_to_wire;
 use rdb_proto::event::{EventKind, Expectation};
@@ -27,8 +27,62 @@ pub enum Style {
     OneByOne,
     /// Reads of the shared keys, one at a time, and nothing else.
     Reading,
-    /// Appends on one stream, this many under way.
+    /// Appends on one stream, this many under way, answered in their order.
     Pipelined(usize),
+    /// The same, answered as they come out.
+    Each(usize),
+}
+
+/// A stream of appends, and its answers.
+enum Line {
+    InOrder(mpsc::Sender<v1::AppendRequest>, AppendAnswers),
+    Each(mpsc::Sender<v1::AppendEachRequest>, EachAnswers),
+}
+
+impl Line {
+    async fn send(&self, operation: &Operation, since: Option<u64>) -> bool {
+        let append = append_request(operation, since);
+        match self {
+            Self::InOrder(requests, _) => requests.send(append).await.is_ok(),
+            Self::Each(requests, _) => {
+                let number = number(operation);
+                let append = Some(append);
+                requests
+                    .send(v1::AppendEachRequest { number, append })
+                    .await
+                    .is_ok()
+            }
+        }
+    }
+
+    /// The next answer, and the place of its request among those that are `open`.
+    async fn next(
+        &mut self,
+        open: &VecDeque<Open>,
+    ) -> Option<(usize, Result<Vec<v1::WriteResult>, Refusal>)> {
+        match self {
+            Self::InOrder(_, answers) => Some((0, answers.next().await.ok()??)),
+            Self::Each(_, answers) => {
+                let (told, answer) = answers.next().await.ok()??;
+                let asked = open.iter().position(|open| number(&open.operation) == told);
+                Some((asked.expect("an answer belongs to a request"), answer))
+            }
+        }
+    }
+
+    /// Nothing more is sent.
+    fn close(&mut self) {
+        match self {
+            Self::InOrder(requests, _) => *requests = mpsc::channel(1).0,
+            Self::Each(requests, _) => *requests = mpsc::channel(1).0,
+        }
+    }
+}
+
+/// The number of an append on its stream.
+fn number(operation: &Operation) -> u64 {
+    let id = operation.events.first().expect("an append has events").event_id;
+    id.0.as_u64_pair().1
 }
 
 /// One client, over all starts of the node.
@@ -98,10 +152,21 @@ impl Writer {
     }
 
     async fn run(mut self, address: SocketAddr, control: Control) -> Self {
-        if let Ok(api) = Api::try_connect(address).await {
+        if let Ok(mut api) = Api::try_connect(address).await {
             match self.style {
                 Style::OneByOne | Style::Reading => Box::pin(self.one_by_one(api, &control)).await,
-                Style::Pipelined(window) => Box::pin(self.pipelined(api, window, &control)).await,
+                Style::Pipelined(window) => {
+                    if let Ok((requests, answers)) = api.append_stream(window).await {
+                        let line = Line::InOrder(requests, answers);
+                        Box::pin(self.streamed(line, window, &control)).await;
+                    }
+                }
+                Style::Each(window) => {
+                    if let Ok((requests, answers)) = api.append_each(window).await {
+                        let line = Line::Each(requests, answers);
+                        Box::pin(self.streamed(line, window, &control)).await;
+                    }
+                }
             }
         }
         self
@@ -157,55 +222,47 @@ impl Writer {
         }
     }
 
-    async fn pipelined(&mut self, mut api: Api, window: usize, control: &Control) {
-        let Ok((requests, mut answers)) = api.append_stream(window).await else {
-            return;
-        };
+    async fn streamed(&mut self, mut line: Line, window: usize, control: &Control) {
         for open in &mut self.open {
             open.is_retry = true;
-            if requests
-                .send(append_request(&open.operation, Some(open.since)))
-                .await
-                .is_err()
-            {
+            if !line.send(&open.operation, Some(open.since)).await {
                 return;
             }
         }
-        let mut requests = Some(requests);
         loop {
             if control.is_stopping() {
-                requests = None;
+                line.close();
+            } else {
+                self.fill(&line, window).await;
             }
-            if let Some(requests) = &requests {
-                self.fill(requests, window).await;
-            }
-            if self.open.is_empty() || !self.take(&mut answers, control).await {
+            if self.open.is_empty() || !self.take(&mut line, control).await {
                 return;
             }
         }
     }
 
-    async fn fill(&mut self, requests: &mpsc::Sender<v1::AppendRequest>, window: usize) {
+    async fn fill(&mut self, line: &Line, window: usize) {
         while self.open.len() < window {
             let operation = self.append();
-            let request = append_request(&operation, None);
+            let is_sent = line.send(&operation, None).await;
             self.open.push_back(Open {
                 operation,
                 since: self.last_seq,
                 is_retry: false,
             });
-            if requests.send(request).await.is_err() {
+            if !is_sent {
                 return;
             }
         }
     }
 
     /// Takes the next answer; whether the stream goes on.
-    async fn take(&mut self, answers: &mut AppendAnswers, control: &Control) -> bool {
-        let Ok(Some(answer)) = answers.next().await else {
+    async fn take(&mut self, line: &mut Line, control: &Control) -> bool {
+        let Some((position, answer)) = line.next(&self.open).await else {
             return false;
         };
-        let answered = self.open.pop_front().expect("an answer belongs to a request");
+        let answered = self.open.remove(position);
+        let answered = answered.expect("an answer belongs to a request");
         if answer.as_ref().err().is_some_and(Refusal::is_unavailable) {
             pause().await;
         }
@@ -494,13 +551,13 @@ impl Load {
     }
 }
 
-/// Writers of both styles, with keys of their own and some that they share.
+/// Writers of each style, with keys of their own and some that they share.
 pub fn crew(count: usize, random: &mut Random, ticks: &Arc<Ticks>) -> Vec<Writer> {
     let writer = |n| {
-        let style = if n % 2 == 0 {
-            Style::OneByOne
-        } else {
-            Style::Pipelined(16)
+        let style = match n % 3 {
+            0 => Style::OneByOne,
+            1 => Style::Pipelined(16),
+            _ => Style::Each(16),
         };
         Writer::new(&format!("w{n}"), style, SHARED_KEYS, random.fork(), ticks)
     };
