@@ -495,6 +495,7 @@ mod tests {
             let seats = Seats::new(
                 sources.map(|source| source.seat).collect(),
                 Arc::clone(&world.marks),
+                Arc::default(),
             );
             let start = Start::After(Seq::ZERO);
             let mut stream = Subscription::new(seats, selection, start, MARK_INTERVAL_MAX).unwrap();

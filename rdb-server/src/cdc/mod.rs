@@ -2,9 +2,10 @@
 //!
 //! [`merge`] reads the committed entries of the seats that this node has in the order of their seqs; [`subscription`]
 //! follows the resolved mark and says what a subscriber must know; [`gather`] makes one stream of several that each show
-//! other seats, as [`parts`] decides. [`selection`] decides which events come, and what with them. How an entry gets
+//! other seats, as [`parts`] decides. [`audience`] has live events gathered when many listen. [`selection`] decides which events come, and what with them. How an entry gets
 //! committed is none of this room's business.
 
+pub mod audience;
 mod cadence;
 pub mod filter;
 pub mod gather;
@@ -15,6 +16,7 @@ pub mod seat;
 pub mod selection;
 pub mod subscription;
 
+pub use audience::Audience;
 pub use filter::Filter;
 pub use gather::{Gather, Part};
 pub use marks::{Marks, SeatsMark};

@@ -1,5 +1,6 @@
 //! What a stream reads of one seat: its log, and what the key index knows of an event's key.
 
+use super::audience::Audience;
 use super::marks::{Marks, SeatsMark};
 use crate::storage::{Direction, Frame, KeyIndex, LogReader, StorageError};
 use bytes::Bytes;
@@ -28,13 +29,19 @@ pub struct Seats {
     pub(super) sources: Vec<SeatSource>,
     pub(super) marks: Arc<Marks>,
     pub(super) mark: SeatsMark,
+    pub(super) audience: Arc<Audience>,
 }
 
 impl Seats {
-    /// These members of seats, of the node whose marks these are.
-    pub fn new(sources: Vec<SeatSource>, marks: Arc<Marks>) -> Self {
+    /// These members of seats, of the node whose marks and audience these are.
+    pub fn new(sources: Vec<SeatSource>, marks: Arc<Marks>, audience: Arc<Audience>) -> Self {
         let mark = marks.watch_seats(sources.iter().map(|source| source.position));
-        Self { sources, marks, mark }
+        Self {
+            sources,
+            marks,
+            mark,
+            audience,
+        }
     }
 
     /// Their mark.

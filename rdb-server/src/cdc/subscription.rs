@@ -6,6 +6,7 @@
 //! A subscriber reads from the logs, never from a queue of its own: a slow one holds a position and one message,
 //! and nothing else waits for it.
 
+use super::audience::Listener;
 use super::cadence::Cadence;
 use super::marks::{Marks, SeatsMark};
 use super::merge::{Bound, Merge, Merged, Run};
@@ -72,6 +73,7 @@ pub struct Subscription {
     marks: Arc<Marks>,
     phase: Phase,
     cadence: Cadence,
+    listener: Listener,
 }
 
 impl Subscription {
@@ -87,7 +89,12 @@ impl Subscription {
         start: Start,
         mark_interval: Duration,
     ) -> Result<Self, StorageError> {
-        let Seats { sources, marks, mark } = seats;
+        let Seats {
+            sources,
+            marks,
+            mark,
+            audience,
+        } = seats;
         let position = match start {
             Start::After(seq) => seq,
             Start::At(time) => before(time, &sources, &marks, mark.seq())?,
@@ -111,6 +118,7 @@ impl Subscription {
             marks,
             phase: Phase::Opening,
             cadence: Cadence::from(position, mark_interval, clock::monotonic()),
+            listener: Listener::join(&audience),
         })
     }
 
@@ -136,12 +144,16 @@ impl Subscription {
                 self.phase = Phase::CatchingUp;
                 return Ok(Message::FellBehind(self.mark.seq()));
             }
+            if self.phase == Phase::Live {
+                self.await_turn().await;
+            }
             let Some(reach) = self.readable().await else {
                 return Ok(self.say_mark());
             };
             match self.read(reach.bound)? {
                 Merged::Run(run) => {
                     self.cadence.advance(run.last_seq, run.count);
+                    self.listener.told(run.encoded.len(), clock::monotonic());
                     return Ok(Message::Changes(run));
                 }
                 Merged::Filtered(seq) => {
@@ -156,6 +168,14 @@ impl Subscription {
                     self.wait(reach).await;
                 }
             }
+        }
+    }
+
+    /// Lets live events gather, when many listen.
+    async fn await_turn(&self) {
+        let rest = self.listener.rest(clock::monotonic());
+        if !rest.is_zero() {
+            clock::sleep(rest).await;
         }
     }
 

@@ -9,7 +9,7 @@ use super::seat_driver::{Command, Progress};
 use super::status::{NamedSeat, SeatState, SeatView, Status};
 use super::tasks::Tasks;
 use super::telemetry::Telemetry;
-use crate::cdc::Marks;
+use crate::cdc::{Audience, Marks};
 use crate::clock;
 use crate::coordination::Coordinator;
 use crate::coordination::etcd::EtcdCoordinator;
@@ -73,6 +73,8 @@ pub(super) struct Shared {
     writes: u32,
     pub(super) seats: watch::Receiver<Arc<SeatMap>>,
     pub(super) marks: Arc<Marks>,
+    /// Those who listen to live events here.
+    pub(super) audience: Arc<Audience>,
     /// Since when the change stream stands still.
     pub(super) held: watch::Sender<Option<Instant>>,
     /// Who consumes the named subscriptions that are led here.
@@ -99,6 +101,7 @@ impl Shared {
             writes: settings.writes(),
             seats: members.seats(),
             marks: Arc::clone(&rooms.marks),
+            audience: Arc::default(),
             held: watch::Sender::new(None),
             consumers: Consumers::default(),
             telemetry: Arc::clone(&rooms.telemetry),

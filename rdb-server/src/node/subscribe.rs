@@ -58,7 +58,8 @@ impl Handle {
     ) -> Result<Subscription, NodeError> {
         let sources = seats.iter().map(|seat| self.source(*seat));
         let sources = sources.collect::<Result<Vec<_>, _>>()?;
-        let seats = Seats::new(sources, Arc::clone(&self.shared.marks));
+        let (marks, audience) = (Arc::clone(&self.shared.marks), Arc::clone(&self.shared.audience));
+        let seats = Seats::new(sources, marks, audience);
         let resolved = seats.mark().seq();
         let wait_for = match start {
             Start::After(seq) if self.check_handed_out(seq, resolved).await? => Seq::ZERO,
