@@ -8,22 +8,35 @@
 //!
 //! A stream is opened by the first append, and again by the first one after it broke. One that breaks leaves unknown
 //! what was not answered on it, as a connection does that breaks under calls: the loop that calls again decides.
+//!
+//! A caller that leaves without its answer retires its stream: others on it get theirs, new ones take another, and with the
+//! last one it is reset. So nothing that was given up waits in it to be sent or read later, when a retry of it may have been
+//! stored and forgotten; and who waits in vain takes up no place in it.
 
 use crate::Error;
-use crate::limits::APPENDS_UNDER_WAY_MAX;
+use crate::limits::APPENDS_UNSENT_MAX;
 use crate::tasks::{self, Task};
 use rdb_proto::v1;
 use rdb_proto::v1::append_each_response::Outcome;
 use rdb_proto::v1::data_client::DataClient;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 /// The stream to one node, when there is one.
 #[derive(Default)]
 pub(crate) struct AppendStreams(Mutex<Option<Arc<Stream>>>);
+
+/// To whom a stream goes, and where its task runs.
+pub(crate) struct Server {
+    pub(crate) address: Arc<str>,
+    pub(crate) client: DataClient<Channel>,
+    pub(crate) runtime: Handle,
+}
 
 struct Stream {
     requests: mpsc::Sender<v1::AppendEachRequest>,
@@ -38,20 +51,24 @@ type Answer = Result<v1::AppendResponse, Error>;
 struct Waiting {
     next_number: u64,
     by_number: BTreeMap<u64, oneshot::Sender<Answer>>,
+    /// Somebody left: nobody comes any more.
+    is_retired: bool,
     /// Why no more answers come.
     over: Option<Error>,
+}
+
+impl Waiting {
+    const fn is_open(&self) -> bool {
+        !self.is_retired && self.over.is_none()
+    }
 }
 
 impl AppendStreams {
     /// Sends an append to the node, over a stream by this client if there is none, and waits for its answer.
     ///
     /// **Cancel safety**: dropping the future leaves the outcome unknown.
-    pub(crate) async fn append(
-        &self,
-        (address, client): (&Arc<str>, DataClient<Channel>),
-        append: v1::AppendRequest,
-    ) -> Answer {
-        let stream = self.stream(address, client);
+    pub(crate) async fn append(&self, server: Server, append: v1::AppendRequest) -> Answer {
+        let stream = self.stream(server);
         let place = Place::take(&stream.waiting)?;
         let request = v1::AppendEachRequest {
             number: place.number,
@@ -62,31 +79,28 @@ impl AppendStreams {
         place.answer().await
     }
 
-    fn stream(&self, address: &Arc<str>, client: DataClient<Channel>) -> Arc<Stream> {
+    fn stream(&self, server: Server) -> Arc<Stream> {
         // A panic while the lock was held left a stream or none.
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*open {
-            Some(stream) if lock(&stream.waiting).over.is_none() => Arc::clone(stream),
-            _ => Arc::clone(open.insert(Arc::new(Stream::open(Arc::clone(address), client)))),
+            Some(stream) if lock(&stream.waiting).is_open() => Arc::clone(stream),
+            _ => Arc::clone(open.insert(Arc::new(Stream::open(server)))),
         }
     }
 }
 
 impl Stream {
-    fn open(address: Arc<str>, client: DataClient<Channel>) -> Self {
-        let (requests, outbound) = mpsc::channel(APPENDS_UNDER_WAY_MAX);
+    fn open(server: Server) -> Self {
+        let (requests, outbound) = mpsc::channel(APPENDS_UNSENT_MAX);
         let waiting = Arc::<Mutex<Waiting>>::default();
-        let told = Arc::clone(&waiting);
-        let driver = tasks::spawn(async move {
-            let why = converse(&address, client, outbound, &told).await;
-            let left = {
-                let mut waiting = lock(&told);
-                waiting.over = Some(why.clone());
-                std::mem::take(&mut waiting.by_number)
-            };
-            for caller in left.into_values() {
-                tell(caller, Err(why.clone()));
-            }
+        let mut end = End {
+            waiting: Arc::clone(&waiting),
+            why: Error::stream_ended(),
+        };
+        let runtime = server.runtime.clone();
+        let driver = tasks::spawn_on(&runtime, async move {
+            let why = converse(server, outbound, &end.waiting).await;
+            end.because(why);
         });
         Self {
             requests,
@@ -96,15 +110,49 @@ impl Stream {
     }
 }
 
+/// Whatever ends a stream's task, be it the runtime that it was started on: nobody waits for it any more.
+struct End {
+    waiting: Arc<Mutex<Waiting>>,
+    why: Error,
+}
+
+impl End {
+    fn because(&mut self, why: Error) {
+        self.why = why;
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let left = {
+            let mut waiting = lock(&self.waiting);
+            waiting.over = Some(self.why.clone());
+            std::mem::take(&mut waiting.by_number)
+        };
+        for caller in left.into_values() {
+            tell(caller, Err(self.why.clone()));
+        }
+    }
+}
+
 /// Hands out answers until no more come, and says why.
 async fn converse(
-    address: &str,
-    mut client: DataClient<Channel>,
+    server: Server,
     outbound: mpsc::Receiver<v1::AppendEachRequest>,
-    waiting: &Mutex<Waiting>,
+    waiting: &Arc<Mutex<Waiting>>,
 ) -> Error {
-    let broken = |status| Error::from_status(&status, address).of_a_stream();
-    let mut answers = match client.append_each(ReceiverStream::new(outbound)).await {
+    let Server {
+        address, mut client, ..
+    } = server;
+    let broken = |status| match Error::from_status(&status, &address).of_a_stream() {
+        // Of one of those on it, who knows of which: the others may try again.
+        error if error.reason().is_some() && !error.is_transient() => Error::stream_ended(),
+        error => error,
+    };
+    let still_waiting = Arc::clone(waiting);
+    let outbound = ReceiverStream::new(outbound)
+        .filter(move |request| lock(&still_waiting).by_number.contains_key(&request.number));
+    let mut answers = match client.append_each(outbound).await {
         Ok(opened) => opened.into_inner(),
         Err(status) => return broken(status),
     };
@@ -140,6 +188,7 @@ impl<'a> Place<'a> {
     fn take(waiting: &'a Mutex<Waiting>) -> Result<Self, Error> {
         let (told, answer) = oneshot::channel();
         let mut all = lock(waiting);
+        // One that is retired meanwhile still answers.
         if let Some(why) = &all.over {
             return Err(why.clone());
         }
@@ -162,7 +211,8 @@ impl<'a> Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        lock(self.waiting).by_number.remove(&self.number);
+        let mut all = lock(self.waiting);
+        all.is_retired |= all.by_number.remove(&self.number).is_some();
     }
 }
 

@@ -1,6 +1,6 @@
 //! Connections: which node is called, and the loop that calls again.
 
-use crate::append_each::AppendStreams;
+use crate::append_each::{AppendStreams, Server};
 use crate::clock::{self, Deadline};
 use crate::limits::{
     ATTEMPT_TIMEOUT, CALL_TIMEOUT_DEFAULT, CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEP_ALIVE_INTERVAL,
@@ -21,6 +21,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -41,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) address: Arc<str>,
     channel: Channel,
     appends: Arc<AppendStreams>,
+    /// The one that the connection lives on.
+    runtime: Handle,
 }
 
 impl Node {
@@ -52,7 +55,12 @@ impl Node {
 
     /// Appends over the stream that all callers share.
     pub(crate) async fn append(&self, append: v1::AppendRequest) -> Result<v1::AppendResponse, Error> {
-        self.appends.append((&self.address, self.data()), append).await
+        let server = Server {
+            address: Arc::clone(&self.address),
+            client: self.data(),
+            runtime: self.runtime.clone(),
+        };
+        self.appends.append(server, append).await
     }
 
     pub(crate) fn changes(&self) -> ChangesClient<Channel> {
@@ -283,6 +291,7 @@ pub(crate) fn connect_lazily(address: &str) -> Result<Node, Error> {
         channel: endpoint.connect_lazy(),
         address: address.into(),
         appends: Arc::default(),
+        runtime: Handle::current(),
     })
 }
 

@@ -60,7 +60,7 @@ pub const APPEND_WINDOW_DEFAULT: usize = 256;
 pub const APPEND_WINDOW_MAX: usize = 65_536;
 
 /// Appends of all callers that may wait to be sent to one node.
-pub(crate) const APPENDS_UNDER_WAY_MAX: usize = 1_024;
+pub(crate) const APPENDS_UNSENT_MAX: usize = 1_024;
 
 /// Largest append, as it is sent, that shares a stream with others: one that is larger has a call of its own, so that no
 /// small one waits behind it.

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 
 /// A running task. Dropping it stops the task.
@@ -16,6 +17,15 @@ where
 {
     #[expect(clippy::disallowed_methods, reason = "this is tasks.rs")]
     Task(tokio::spawn(work))
+}
+
+/// Starts `work` on another runtime, or the same.
+pub(crate) fn spawn_on<F>(runtime: &Handle, work: F) -> Task<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    Task(runtime.spawn(work))
 }
 
 impl<T> Future for Task<T> {

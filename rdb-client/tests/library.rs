@@ -61,6 +61,66 @@ async fn a_lost_answer_is_asked_for_again_with_the_same_event_id() {
     assert_eq!(fake.state().retried_since, [None, None, Some(1), Some(1)]);
 }
 
+/// The appends of all callers share a stream. Red when one of them gets another's answer, or is forgotten when that breaks.
+#[tokio::test]
+async fn callers_that_share_a_stream_each_get_their_own_answer() {
+    let fake = Fake::start();
+    let client = client(&fake);
+    let lost = [
+        Fault::LoseAnswer,
+        Fault::None,
+        Fault::LoseRequest,
+        Fault::Refuse(Reason::SeatRecovering),
+    ];
+    fake.fail_next(&lost.repeat(4));
+    let writes = (0..50).map(|n| {
+        let (client, name) = (&client, key(&format!("k{n}")));
+        async move {
+            let event = NewEvent::new("x");
+            let receipt = client
+                .write(&name, event.clone(), Expectation::Any)
+                .await
+                .unwrap();
+            assert_eq!(receipt.stored.event_id, event.event_id);
+            let answer = client.read(&name, ReadOptions::default()).await.unwrap();
+            assert_eq!(answer.event.seq, receipt.stored.seq);
+        }
+    });
+    futures::future::join_all(writes).await;
+    assert_eq!(fake.state().events.len(), 50);
+}
+
+/// Red when an append that was given up holds up the next one.
+#[tokio::test]
+async fn who_gives_up_leaves_the_stream_behind() {
+    let fake = Fake::start();
+    let client = client(&fake);
+    fake.fail_next(&[Fault::Hang]);
+    let hasty = client.with_timeout(Some(Duration::from_millis(100)));
+    let error = hasty
+        .write(&key("a"), NewEvent::new("x"), Expectation::Any)
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::OutcomeUnknown));
+    assert_eq!(write(&client, "b", "x").await, Seq(1));
+}
+
+/// The stream's task lives on the runtime of who wrote first. Red when those on another one wait for it after its end.
+#[tokio::test]
+async fn a_runtime_that_ends_leaves_the_client_to_others() {
+    let fake = Fake::start();
+    let client = client(&fake);
+    let elsewhere = client.clone();
+    let first = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.unwrap().block_on(write(&elsewhere, "a", "there"))
+    });
+    assert_eq!(first.await.unwrap(), Seq(1));
+    let started = std::time::Instant::now();
+    assert_eq!(write(&client, "b", "here").await, Seq(2));
+    assert!(started.elapsed() < Duration::from_secs(5), "waited in vain first");
+}
+
 #[tokio::test]
 async fn a_refusal_for_the_moment_is_repeated_blindly() {
     let fake = Fake::start();

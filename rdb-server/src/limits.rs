@@ -35,15 +35,21 @@ pub const APPEND_STREAM_WINDOW_MAX: usize = 4_096;
 /// Bytes of events in one message of a change stream or a history; one larger append still goes as one message.
 pub const STREAM_MESSAGE_BYTES: usize = 256 << 10;
 
-/// Listeners to live events of a node who are each told every one at once.
+/// Streams of a node that are each told every live event at once.
 pub const AUDIENCE_FREE: u32 = 10;
 
-/// By how much each further one lengthens the time between two messages to each: a message costs some 20 us of CPU at both
-/// ends, so that all together take a tenth of a core.
+/// By how much each further one that is told events lengthens the time between two messages to each: a message costs some
+/// 20 us of CPU at each end, so that up to 200 together take a tenth of a core.
 pub const LISTENER_TURN: Duration = Duration::from_micros(250);
 
 /// That time at most.
 pub const LISTENER_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// A stream that was told nothing for this long is not counted.
+pub const LISTENER_QUIET: Duration = Duration::from_secs(1);
+
+/// Live events are gathered no further than this many seqs: far from [`FELL_BEHIND_SEQS`].
+pub const LISTENER_SEQS_MAX: u64 = 2_000;
 
 /// A subscriber that was caught up and is this many seqs behind is told that it fell behind.
 pub const FELL_BEHIND_SEQS: u64 = 10_000;

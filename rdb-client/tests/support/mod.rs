@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 pub(crate) const DATABASE_ID: &str = "6a1f8f3e-0000-4000-8000-000000000001";
@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     LoseAnswer,
     /// Not stored, and lost as when a connection breaks.
     LoseRequest,
+    /// An append of a stream is not stored, and neither it nor any behind it is answered.
+    Hang,
 }
 
 #[derive(Default)]
@@ -166,6 +168,7 @@ impl Service {
                 return Err(refusal(reason, "refused on command".to_owned(), &[]));
             }
             Some(Fault::LoseRequest) => return Err(Status::unavailable("connection reset")),
+            Some(Fault::Hang) => return Err(Status::cancelled("answered by nobody")),
             Some(Fault::LoseAnswer | Fault::None) | None => {}
         }
         let results = state.store(request, kind, must_exist)?;
@@ -346,7 +349,7 @@ impl Data for Service {
     ) -> Result<Response<Self::AppendEachStream>, Status> {
         use v1::append_each_response::Outcome;
         let service = self.clone();
-        let answers = request.into_inner().map(move |request| {
+        let answer = move |request: Result<v1::AppendEachRequest, Status>| {
             let v1::AppendEachRequest { number, append } = request?;
             let outcome = match service.append(append.unwrap_or_default(), EventKind::Write, false) {
                 Ok(results) => Outcome::Appended(v1::AppendResponse {
@@ -359,6 +362,17 @@ impl Data for Service {
                 number,
                 outcome: Some(outcome),
             })
+        };
+        // Answers of what came together go out the last one first: nothing is promised of their order.
+        let together = futures::StreamExt::ready_chunks(request.into_inner(), 8);
+        let answers = futures::StreamExt::flat_map(together, move |requests| {
+            let mut answers: Vec<_> = requests.into_iter().map(&answer).collect();
+            answers.reverse();
+            futures::stream::iter(answers)
+        });
+        let answers = answers.then(async |answer| match answer {
+            Err(status) if status.code() == Code::Cancelled => std::future::pending().await,
+            answer => answer,
         });
         Ok(Response::new(Box::pin(answers)))
     }

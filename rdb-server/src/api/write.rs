@@ -4,6 +4,7 @@ use super::status::CallError;
 use super::{Api, forward};
 use crate::clock;
 use crate::node::{Append, Need, NodeError, Route, Stored};
+use prost::Message as _;
 use rdb_proto::convert;
 use rdb_proto::event::{EventKind, Expectation};
 use rdb_proto::types::{EventId, FieldError, KeyName, Seq};
@@ -18,6 +19,7 @@ pub(super) async fn write(
     let name = KeyName::new(&request.collection, &request.key)?;
     if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, Need::Leader)? {
         let event_id = named(request.event.as_mut())?;
+        let _room = api.node.room_for(request.encoded_len())?;
         let request = forward::pass_on(&metadata, &[seat], request);
         let mut leader = api.peers.data(&peer.address)?;
         let answer = forward::answered(&api.node, (seat, &peer), leader.write(request)).await;
@@ -51,6 +53,7 @@ pub(super) async fn append(
     let name = KeyName::new(&request.collection, &request.key)?;
     if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, Need::Leader)? {
         let event_id = all_named(&mut request)?;
+        let _room = api.node.room_for(request.encoded_len())?;
         let request = forward::pass_on(&metadata, &[seat], request);
         let mut leader = api.peers.data(&peer.address)?;
         let answer = forward::answered(&api.node, (seat, &peer), leader.append(request)).await;
@@ -75,6 +78,7 @@ pub(super) async fn delete(
     let name = KeyName::new(&request.collection, &request.key)?;
     if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, Need::Leader)? {
         let event_id = named(Some(request.event.get_or_insert_default()))?;
+        let _room = api.node.room_for(request.encoded_len())?;
         let request = forward::pass_on(&metadata, &[seat], request);
         let mut leader = api.peers.data(&peer.address)?;
         let answer = forward::answered(&api.node, (seat, &peer), leader.delete(request)).await;

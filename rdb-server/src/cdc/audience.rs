@@ -1,15 +1,15 @@
-//! How many listen to live events here, and how long each waits between two messages for that: what a message costs does
-//! not depend on how many events are in it, and writers share the machine with those who listen.
+//! How many are told events here, and how long each waits between two messages for that: what a message costs does not
+//! depend on how many events are in it, and writers share the machine with those who listen.
 //!
 //! Who has been told nothing for a while is told at once: only a stream of events is gathered. Pure: time comes from
 //! outside.
 
-use crate::limits::{AUDIENCE_FREE, LISTENER_TURN, LISTENER_WAIT_MAX, STREAM_MESSAGE_BYTES};
+use crate::limits::{AUDIENCE_FREE, LISTENER_QUIET, LISTENER_TURN, LISTENER_WAIT_MAX, STREAM_MESSAGE_BYTES};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Everybody who listens to live events of a node.
+/// How many were told events lately, of those who listen at a node.
 #[derive(Debug, Default)]
 pub struct Audience(AtomicU32);
 
@@ -21,39 +21,56 @@ impl Audience {
     }
 }
 
-/// One of them, for as long as it lives.
+/// One who listens: one of the audience from when it is told events until it is quiet.
 #[derive(Debug)]
 pub(super) struct Listener {
     audience: Arc<Audience>,
     told_at: Option<Instant>,
+    is_full: bool,
 }
 
 impl Listener {
-    pub(super) fn join(audience: &Arc<Audience>) -> Self {
-        audience.0.fetch_add(1, Ordering::Relaxed);
+    pub(super) const fn of(audience: Arc<Audience>) -> Self {
         Self {
-            audience: Arc::clone(audience),
+            audience,
             told_at: None,
+            is_full: false,
         }
     }
 
     /// Notes that events were sent. A message that is well filled has been gathered already.
     pub(super) fn told(&mut self, bytes: usize, now: Instant) {
-        self.told_at = (bytes < STREAM_MESSAGE_BYTES / 2).then_some(now);
+        self.is_full = bytes >= STREAM_MESSAGE_BYTES / 2;
+        if self.told_at.replace(now).is_none() {
+            self.audience.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// To be asked now and then: whoever was told nothing for long is not counted any more.
+    pub(super) fn look(&mut self, now: Instant) {
+        let is_quiet = |told_at: &mut Instant| now.saturating_duration_since(*told_at) >= LISTENER_QUIET;
+        if self.told_at.take_if(is_quiet).is_some() {
+            self.audience.0.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// How long until it is this one's turn again.
     pub(super) fn rest(&self, now: Instant) -> Duration {
-        self.told_at.map_or(Duration::ZERO, |told_at| {
-            let passed = now.saturating_duration_since(told_at);
-            self.audience.wait().saturating_sub(passed)
-        })
+        match self.told_at {
+            Some(told_at) if !self.is_full => {
+                let passed = now.saturating_duration_since(told_at);
+                self.audience.wait().saturating_sub(passed)
+            }
+            Some(_) | None => Duration::ZERO,
+        }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.audience.0.fetch_sub(1, Ordering::Relaxed);
+        if self.told_at.is_some() {
+            self.audience.0.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -62,33 +79,46 @@ mod tests {
     use super::*;
     use crate::clock;
 
-    fn listeners(count: u32) -> Vec<Listener> {
-        let audience = Arc::default();
-        (0..count).map(|_| Listener::join(&audience)).collect()
+    /// So many who were told a little now.
+    fn listeners(count: u32, now: Instant) -> Vec<Listener> {
+        let audience = Arc::<Audience>::default();
+        let mut all: Vec<Listener> = (0..count).map(|_| Listener::of(Arc::clone(&audience))).collect();
+        all.iter_mut().for_each(|one| one.told(100, now));
+        all
     }
 
     #[test]
-    fn the_more_listen_the_longer_events_are_gathered() {
+    fn the_more_are_told_events_the_longer_these_are_gathered() {
         let now = clock::monotonic();
         for (count, turns) in [(1, 0), (AUDIENCE_FREE, 0), (AUDIENCE_FREE + 40, 40)] {
-            let mut all = listeners(count);
-            assert_eq!(all[0].rest(now), Duration::ZERO, "nothing was told yet");
-            all[0].told(100, now);
+            let mut all = listeners(count, now);
             assert_eq!(all[0].rest(now), LISTENER_TURN * turns);
             assert_eq!(all[0].rest(now + LISTENER_TURN * turns), Duration::ZERO);
+            let new = Listener::of(Arc::clone(&all[0].audience));
+            assert_eq!(new.rest(now), Duration::ZERO, "nothing was told yet");
             all.truncate(1);
             assert_eq!(all[0].rest(now), Duration::ZERO, "the others have left");
         }
-        let mut all = listeners(100_000);
-        all[0].told(100, now);
-        assert_eq!(all[0].rest(now), LISTENER_WAIT_MAX);
+        assert_eq!(listeners(100_000, now)[0].rest(now), LISTENER_WAIT_MAX);
     }
 
     #[test]
     fn a_message_that_is_full_is_followed_by_the_next() {
         let now = clock::monotonic();
-        let mut all = listeners(100);
+        let mut all = listeners(100, now);
         all[0].told(STREAM_MESSAGE_BYTES, now);
         assert_eq!(all[0].rest(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn whoever_is_quiet_does_not_count() {
+        let now = clock::monotonic();
+        let mut all = listeners(AUDIENCE_FREE + 40, now);
+        let later = now + LISTENER_QUIET;
+        all[0].told(100, later);
+        all.iter_mut().for_each(|one| one.look(later));
+        assert_eq!(all[0].rest(later), Duration::ZERO);
+        all.iter_mut().for_each(|one| one.told(100, later));
+        assert_eq!(all[0].rest(later), LISTENER_TURN * 40);
     }
 }

@@ -199,7 +199,7 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cdc::{Filter, Message, Order, Seats, Start, Subscription};
+    use crate::cdc::{Audience, Filter, Message, Order, Seats, Start, Subscription};
     use crate::limits::MARK_INTERVAL_MAX;
     use crate::storage::{LogEvent, LogSettings, MemoryIndex, SeatLog, Ticket, catch_up};
     use futures::FutureExt as _;
@@ -514,6 +514,52 @@ mod tests {
         assert_eq!(shown(Order::Keys, 1), (vec![1, 4, 5], Seq(5)));
         world.marks.resolve(0, Seq(9));
         assert_eq!(shown(Order::Keys, 1), (vec![1, 4, 5], Seq(9)));
+    }
+
+    /// Red when a stream does not wait for its turn, or does when few others are told events.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn live_events_are_gathered_when_many_are_told_them() {
+        for (others, is_gathered) in [(1, false), (500, true)] {
+            let world = World::new([&[(1, 1), (4, 2)], &[(2, 2)]]);
+            let audience = Arc::<Audience>::default();
+            let subscribe = || {
+                let sources = world.merge(Filter::default(), 0).sources.into_iter();
+                let seats = Seats::new(
+                    sources.map(|source| source.seat).collect(),
+                    Arc::clone(&world.marks),
+                    Arc::clone(&audience),
+                );
+                let start = Start::After(Seq::ZERO);
+                Subscription::new(seats, Selection::default(), start, MARK_INTERVAL_MAX).unwrap()
+            };
+            let resolve = |mark| (0..2).for_each(|seat| world.marks.resolve(seat, Seq(mark)));
+            let at_once = |stream: &mut Subscription| {
+                let mut seqs = Vec::new();
+                while let Some(message) = stream.next().now_or_never() {
+                    if let Message::Changes(run) = message.unwrap() {
+                        seqs.push(run.last_seq.get());
+                    }
+                }
+                seqs
+            };
+            resolve(1);
+            let mut streams: Vec<Subscription> = (0..=others).map(|_| subscribe()).collect();
+            for stream in &mut streams {
+                assert_eq!(at_once(stream), [1]);
+            }
+            resolve(3);
+            let mut next = streams.swap_remove(0);
+            if is_gathered {
+                assert_eq!(at_once(&mut next), Vec::<u64>::new());
+                resolve(5);
+                let Message::Changes(run) = next.next().await.unwrap() else {
+                    panic!("events come next");
+                };
+                assert_eq!((run.count, run.last_seq), (4, Seq(5)));
+            } else {
+                assert_eq!(at_once(&mut next), [3]);
+            }
+        }
     }
 
     #[test]

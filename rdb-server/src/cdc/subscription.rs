@@ -12,7 +12,7 @@ use super::marks::{Marks, SeatsMark};
 use super::merge::{Bound, Merge, Merged, Run};
 use super::seat::{SeatSource, Seats};
 use super::selection::{Order, Selection};
-use crate::limits::{FELL_BEHIND_SEQS, STREAM_MESSAGE_BYTES};
+use crate::limits::{FELL_BEHIND_SEQS, LISTENER_SEQS_MAX, STREAM_MESSAGE_BYTES};
 use crate::storage::StorageError;
 use crate::{blocking, clock};
 use rdb_proto::types::{LogIndex, Seq, Timestamp};
@@ -74,6 +74,8 @@ pub struct Subscription {
     phase: Phase,
     cadence: Cadence,
     listener: Listener,
+    /// What the last events were read up to: the rest of it, and the mark at its end, come before anything newer.
+    held: Option<Reach>,
 }
 
 impl Subscription {
@@ -118,7 +120,8 @@ impl Subscription {
             marks,
             phase: Phase::Opening,
             cadence: Cadence::from(position, mark_interval, clock::monotonic()),
-            listener: Listener::join(&audience),
+            listener: Listener::of(audience),
+            held: None,
         })
     }
 
@@ -144,16 +147,14 @@ impl Subscription {
                 self.phase = Phase::CatchingUp;
                 return Ok(Message::FellBehind(self.mark.seq()));
             }
-            if self.phase == Phase::Live {
-                self.await_turn().await;
-            }
-            let Some(reach) = self.readable().await else {
+            let Some(reach) = self.reach_to_read().await else {
                 return Ok(self.say_mark());
             };
             match self.read(reach.bound)? {
                 Merged::Run(run) => {
                     self.cadence.advance(run.last_seq, run.count);
                     self.listener.told(run.encoded.len(), clock::monotonic());
+                    self.held = (self.phase == Phase::Live).then_some(reach);
                     return Ok(Message::Changes(run));
                 }
                 Merged::Filtered(seq) => {
@@ -162,6 +163,7 @@ impl Subscription {
                     tokio::task::yield_now().await;
                 }
                 Merged::End => {
+                    self.held = None;
                     if let Some(message) = self.at_end(reach.mark)? {
                         return Ok(message);
                     }
@@ -171,12 +173,18 @@ impl Subscription {
         }
     }
 
-    /// Lets live events gather, when many listen.
-    async fn await_turn(&self) {
-        let rest = self.listener.rest(clock::monotonic());
-        if !rest.is_zero() {
-            clock::sleep(rest).await;
+    /// What was begun with is read to its end; then live events may gather, when many listen.
+    async fn reach_to_read(&mut self) -> Option<Reach> {
+        if self.held.is_some() {
+            return self.held;
         }
+        let rest = self.listener.rest(clock::monotonic());
+        if self.phase == Phase::Live && !rest.is_zero() {
+            let enough = Seq(self.position().get().saturating_add(LISTENER_SEQS_MAX));
+            // A closed channel means that the node stops: the stream's owner ends it.
+            let _is_enough = clock::within(rest, self.mark.reached(enough)).await;
+        }
+        self.readable().await
     }
 
     /// How far to read, once the indexes that are asked know every entry that it rests on: those committed when it was seen.
@@ -243,6 +251,7 @@ impl Subscription {
     }
 
     fn say_mark(&mut self) -> Message {
+        self.listener.look(clock::monotonic());
         let (seq, events) = self.cadence.mark(clock::monotonic());
         Message::Resolved(seq, events)
     }

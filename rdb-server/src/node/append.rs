@@ -29,14 +29,22 @@ impl Handle {
     /// # Errors
     /// [`NodeError`]; its reason says whether anything happened.
     pub async fn append(&self, append: Append) -> Result<Vec<Stored>, NodeError> {
-        let permit = Arc::clone(&self.shared.in_flight)
-            .try_acquire_many_owned(weight(&append))
-            .map_err(|_full| NodeError::Overloaded("the budget of bytes in flight"))?;
+        let permit = self.room_for(append.body_bytes())?;
         let (seat, command, pending) = self.prepare(append, permit)?;
         seat.commands
             .try_send(command)
             .map_err(|error| not_taken(&error))?;
         pending.stored().await
+    }
+
+    /// Takes so many bytes of the node's budget of bytes in flight, until the permit is dropped.
+    ///
+    /// # Errors
+    /// [`NodeError::Overloaded`].
+    pub fn room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, NodeError> {
+        Arc::clone(&self.shared.in_flight)
+            .try_acquire_many_owned(weight(bytes))
+            .map_err(|_full| NodeError::Overloaded("the budget of bytes in flight"))
     }
 
     /// Hands an append to its seat, waiting for a place in its queue. Appends of one key that are submitted one
@@ -46,7 +54,7 @@ impl Handle {
     /// [`NodeError`]; nothing happened.
     pub async fn submit(&self, append: Append) -> Result<PendingAppend, NodeError> {
         let permit = Arc::clone(&self.shared.in_flight)
-            .acquire_many_owned(weight(&append))
+            .acquire_many_owned(weight(append.body_bytes()))
             .await
             .map_err(|_closed| NodeError::ShuttingDown)?;
         let (seat, command, pending) = self.prepare(append, permit)?;
@@ -130,6 +138,6 @@ impl PendingAppend {
     }
 }
 
-fn weight(append: &Append) -> u32 {
-    u32::try_from(append.body_bytes().min(IN_FLIGHT_BYTES_MAX)).unwrap_or(u32::MAX)
+fn weight(bytes: usize) -> u32 {
+    u32::try_from(bytes.min(IN_FLIGHT_BYTES_MAX)).unwrap_or(u32::MAX)
 }
