@@ -8,7 +8,8 @@
     reason = "seeds come from the clock where none is given, and the sweep is bounded in real time"
 )]
 
-use rdb_tests::sim::plan::Options;
+use rdb_tests::sim::mistakes::Mistake;
+use rdb_tests::sim::plan::{Options, SECOND};
 use rdb_tests::sim::sweep::sweep;
 use rdb_tests::sim::trace::Trace;
 use rdb_tests::sim::{keep_panics, run};
@@ -18,6 +19,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const FRESH_SECONDS: u64 = 30;
 
 const THREADS: usize = 2;
+
+/// A mistake is found in fewer.
+const MISTAKE_SEEDS: u64 = 60;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -51,6 +55,27 @@ fn what_was_found_once_stays_mended() {
         }));
     }
     assert_none(&failed);
+}
+
+/// Of the cursors of named subscriptions, whose index and consumers are models.
+#[test]
+fn mistakes_are_noticed() {
+    keep_panics();
+    let survived: Vec<String> = Mistake::ALL
+        .iter()
+        .filter_map(|mistake| {
+            let options = Options {
+                consumers: Some(4),
+                faults_for: Some(20 * SECOND),
+                mistake: Some(*mistake),
+                ..Options::default()
+            };
+            let sum = sweep(0..MISTAKE_SEEDS, THREADS, &options, true, &|| false);
+            println!("{}: {} seeds, {:?}", mistake.as_str(), sum.seeds, sum.failed);
+            sum.failed.is_empty().then(|| mistake.as_str().to_owned())
+        })
+        .collect();
+    assert_none(&survived);
 }
 
 #[test]

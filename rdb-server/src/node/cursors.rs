@@ -1,19 +1,17 @@
-//! Named subscriptions: who has one, and how far it is. Cursors are entries of a seat's log; who was heard lately is
-//! known to the seat's leader only, and a new leader gives everybody the whole time again.
+//! Named subscriptions: who has one, and how far it is. [`consumers`] decides; here is asked and waited.
 
 use super::error::NodeError;
 use super::handle::{Handle, SeatHandle, not_taken};
 use super::request::At;
 use super::seat_driver::Command;
+use crate::cdc::consumers::{self, Heard, Owner, Tenure};
 use crate::clock;
-use crate::limits::{CONSUMER_HEARD_FOR, SUBSCRIPTION_NAMES_MAX};
+use crate::limits::SUBSCRIPTION_NAMES_MAX;
 use crate::protocol::Outcome;
-use crate::sabotage::{self, Sabotage};
 use rdb_proto::cursor::{Cursor, CursorAct, CursorChange, check_subscription_name};
-use rdb_proto::types::{Epoch, FieldError, KeyName, SeatId, Seq};
-use std::collections::BTreeMap;
+use rdb_proto::types::{FieldError, KeyName, SeatId, Seq};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
@@ -41,66 +39,47 @@ pub struct NamedCursor {
     pub is_heard: bool,
 }
 
-/// When the consumer of a name was heard, and what it was then.
-#[derive(Debug, Clone, Copy)]
-struct Heard {
-    /// Of the claim.
-    generation: u64,
-    /// Under which the seat was led: under another one it may have been heard elsewhere.
-    epoch: Epoch,
-    at: Instant,
-}
-
-impl Heard {
-    fn left(self) -> Duration {
-        CONSUMER_HEARD_FOR.saturating_sub(clock::monotonic().saturating_duration_since(self.at))
-    }
-}
-
 /// When the consumers of the names that are led here were last heard.
 #[derive(Debug, Default)]
 pub(super) struct Consumers {
-    heard: Mutex<BTreeMap<String, Heard>>,
+    heard: Mutex<Heard>,
     released: Notify,
 }
 
 impl Consumers {
     /// Never held across an await.
-    fn heard(&self) -> MutexGuard<'_, BTreeMap<String, Heard>> {
+    fn heard(&self) -> MutexGuard<'_, Heard> {
         // A panic while the lock was held ends the process.
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hear(&self, seat: &SeatHandle, name: &str, generation: u64) {
-        let heard = Heard {
-            generation,
-            epoch: seat.view.borrow().epoch,
-            at: clock::monotonic(),
-        };
-        self.heard().insert(name.to_owned(), heard);
+        let tenure = tenure(seat, generation);
+        self.heard().hear(name, tenure, clock::monotonic());
     }
 
     fn forget(&self, name: &str) {
-        self.heard().remove(name);
+        self.heard().forget(name);
         self.released.notify_waiters();
     }
 
-    /// When the consumer of this generation was heard; `None` when not under this epoch.
-    fn of(&self, seat: &SeatHandle, name: &str, generation: u64) -> Option<Heard> {
-        let epoch = seat.view.borrow().epoch;
-        let heard = self.heard().get(name).copied();
-        heard.filter(|heard| (heard.generation, heard.epoch) == (generation, epoch))
+    fn is_heard(&self, seat: &SeatHandle, name: &str, generation: u64) -> bool {
+        let left = self
+            .heard()
+            .left(name, tenure(seat, generation), clock::monotonic());
+        left.is_some_and(|left| !left.is_zero())
     }
 
-    /// For how long the consumer of this generation may still be silent. One that was never heard here may have been
-    /// elsewhere just now.
+    /// For how long the consumer of this generation may still be silent.
     fn left(&self, seat: &SeatHandle, name: &str, generation: u64) -> Duration {
-        if let Some(heard) = self.of(seat, name, generation) {
-            return heard.left();
-        }
-        self.hear(seat, name, generation);
-        CONSUMER_HEARD_FOR
+        let tenure = tenure(seat, generation);
+        self.heard().left_or_whole(name, tenure, clock::monotonic())
     }
+}
+
+fn tenure(seat: &SeatHandle, generation: u64) -> Tenure {
+    let epoch = seat.view.borrow().epoch;
+    Tenure { generation, epoch }
 }
 
 impl Handle {
@@ -127,23 +106,26 @@ impl Handle {
             tokio::pin!(released);
             released.as_mut().enable();
             let cursor = self.cursor(&seat, &claim.name).await?;
-            if let Some((cursor, consumer)) = cursor.and_then(|cursor| Some((cursor, cursor.consumer?))) {
-                if consumer == claim.consumer {
+            match consumers::owner(cursor, claim.consumer) {
+                Owner::Itself(cursor) => {
                     self.shared.consumers.hear(&seat, &claim.name, cursor.generation);
                     return Ok(cursor);
                 }
-                let silence = self.shared.consumers.left(&seat, &claim.name, cursor.generation);
-                let patience = deadline.map_or(Duration::ZERO, |deadline| {
-                    deadline.saturating_duration_since(clock::monotonic())
-                });
-                if !silence.is_zero() {
-                    if patience.is_zero() {
-                        let name = claim.name;
-                        return Err(NodeError::SubscriptionHeld { name, consumer });
+                Owner::Another { consumer, generation } => {
+                    let silence = self.shared.consumers.left(&seat, &claim.name, generation);
+                    let patience = deadline.map_or(Duration::ZERO, |deadline| {
+                        deadline.saturating_duration_since(clock::monotonic())
+                    });
+                    if !silence.is_zero() {
+                        if patience.is_zero() {
+                            let name = claim.name;
+                            return Err(NodeError::SubscriptionHeld { name, consumer });
+                        }
+                        clock::within(silence.min(patience), released).await;
+                        continue;
                     }
-                    clock::within(silence.min(patience), released).await;
-                    continue;
                 }
+                Owner::Nobody => {}
             }
             let position = match claim.after {
                 Some(seq) if cursor.is_none() => self.reached(&seat, seq).await?,
@@ -152,14 +134,10 @@ impl Handle {
             if cursor.is_none() && seat.index.cursor_count() >= SUBSCRIPTION_NAMES_MAX {
                 return Err(NodeError::Overloaded("the seat's list of named subscriptions"));
             }
-            let act = CursorAct::Claim {
-                consumer: claim.consumer,
-                replaces: cursor.map_or(0, |cursor| cursor.generation),
-                position,
-            };
+            let act = consumers::claim(cursor, claim.consumer, position);
             let after = self.change(&seat, &claim.name, act).await?;
             // Otherwise another claim came first.
-            if let Some(cursor) = after.filter(|cursor| cursor.consumer == Some(claim.consumer)) {
+            if let Owner::Itself(cursor) = consumers::owner(after, claim.consumer) {
                 self.shared.consumers.hear(&seat, &claim.name, cursor.generation);
                 return Ok(cursor);
             }
@@ -179,14 +157,12 @@ impl Handle {
         seq: Seq,
     ) -> Result<Seq, NodeError> {
         let seat = self.member_here(seat)?;
-        let known = seat.index.cursor(name);
-        let fits = known.is_some_and(|cursor| cursor.is_held_by(generation) && cursor.position < seq);
+        let fits = consumers::moves(seat.index.cursor(name), generation, seq);
         let cursor = if fits {
             let position = self.reached(&seat, seq).await?;
             let act = CursorAct::Acknowledge { generation, position };
             self.change(&seat, name, act).await?
         } else {
-            // What would come to nothing is not written down.
             self.cursor(&seat, name).await?
         };
         let cursor = fenced_unless(cursor, name, generation)?;
@@ -281,8 +257,7 @@ impl Handle {
                     .cursors(after, limit)
                     .into_iter()
                     .map(|(name, cursor)| {
-                        let heard = self.shared.consumers.of(&seat, &name, cursor.generation);
-                        let is_heard = heard.is_some_and(|heard| !heard.left().is_zero());
+                        let is_heard = self.shared.consumers.is_heard(&seat, &name, cursor.generation);
                         NamedCursor {
                             is_heard: is_heard && cursor.consumer.is_some(),
                             name,
@@ -352,7 +327,7 @@ impl Handle {
 
 fn fenced_unless(cursor: Option<Cursor>, name: &str, generation: u64) -> Result<Cursor, NodeError> {
     let cursor = cursor.ok_or_else(|| NodeError::SubscriptionUnknown(name.to_owned()))?;
-    if cursor.is_held_by(generation) || sabotage::is(Sabotage::ConsumerUnfenced) {
+    if consumers::has(cursor, generation) {
         Ok(cursor)
     } else {
         Err(fenced(name, cursor))

@@ -7,7 +7,8 @@
 //! sim shrink --seed N                          the least of faults, clients and time with which N still fails
 //! sim mutants [--seeds A..B] [--only NAME]     every wrong variant of the core, and how soon it is found
 //! ```
-//! `--faults a,b`, `--length S` and `--clients N` narrow a run down, as `shrink` prints them.
+//! `--faults a,b`, `--length S`, `--clients N` and `--consumers N` narrow a run down, as `shrink` prints them;
+//! `--mistake NAME` makes one of the simulator's own.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -16,6 +17,7 @@
 
 use rdb_tests::arguments::Arguments;
 use rdb_tests::mutations::select;
+use rdb_tests::sim::mistakes::Mistake;
 use rdb_tests::sim::plan::{Options, Plan};
 use rdb_tests::sim::sweep::{Sweep, shrink, sweep};
 use rdb_tests::sim::trace::Trace;
@@ -151,8 +153,13 @@ fn mutants(arguments: Arguments<'_>) -> io::Result<ExitCode> {
     let seconds = arguments.value("--seconds").unwrap_or("120");
     let mut survived = 0;
     writeln!(out, "{:<36} {:>12}  found by", "mutant", "seeds needed")?;
-    for mutant in rdb_server::sabotage::Sabotage::ALL {
-        let name = mutant.as_str();
+    let own: Vec<&str> = Mistake::ALL.iter().map(|mistake| mistake.as_str()).collect();
+    let mutants = rdb_server::sabotage::Sabotage::ALL.iter();
+    // What stands in a piece that is modelled here, the model does wrong.
+    let mutants = mutants
+        .map(|mutant| mutant.as_str())
+        .filter(|name| !own.contains(name));
+    for name in mutants.chain(own.iter().copied()) {
         if arguments
             .value("--only")
             .is_some_and(|only| !only.split(',').any(|one| one == name))
@@ -167,7 +174,11 @@ fn mutants(arguments: Arguments<'_>) -> io::Result<ExitCode> {
             "--seconds",
             seconds,
             "--first",
-            "--sabotage",
+            if own.contains(&name) {
+                "--mistake"
+            } else {
+                "--sabotage"
+            },
             name,
         ]);
         let done = command.output()?;

@@ -1,6 +1,9 @@
 //! The model key index of one member: the state of every key as of an applied index, and the window of event ids,
-//! bounded by log position and so the same at every member.
+//! bounded by log position and so the same at every member; the cursors of named subscriptions, as the production code
+//! changes them.
 
+use super::mistakes::{self, Mistake};
+use rdb_proto::cursor::Cursor;
 use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::event::NewEvent;
 use rdb_proto::types::{EventId, KeyName, LogIndex, Seq, Version};
@@ -19,11 +22,13 @@ pub struct Index {
     window_max: usize,
     remembered_from: Seq,
     events: usize,
+    cursors: BTreeMap<String, Cursor>,
+    mistake: Option<Mistake>,
 }
 
 impl Index {
     /// An empty one, whose window holds so many events.
-    pub fn new(window_max: usize) -> Self {
+    pub fn new(window_max: usize, mistake: Option<Mistake>) -> Self {
         Self {
             applied: LogIndex::ZERO,
             keys: BTreeMap::new(),
@@ -32,16 +37,43 @@ impl Index {
             window_max,
             remembered_from: Seq::ZERO,
             events: 0,
+            cursors: BTreeMap::new(),
+            mistake,
         }
     }
 
-    /// Built anew from a log.
-    pub fn rebuild<'a>(window_max: usize, log: impl Iterator<Item = &'a Entry>) -> Self {
-        let mut index = Self::new(window_max);
+    /// The same, built anew from a log.
+    pub fn rebuilt<'a>(&self, log: impl Iterator<Item = &'a Entry>) -> Self {
+        let mut index = Self::new(self.window_max, self.mistake);
         for entry in log {
             index.apply(entry);
         }
+        if self.mistake == Some(Mistake::CursorsNotRecovered) {
+            index.cursors.clear();
+        }
         index
+    }
+
+    /// Takes cursors from later entries, as they stand on a disk that the end of an overlay did not reach.
+    pub fn run_ahead<'a>(&mut self, later: impl Iterator<Item = &'a Entry>) {
+        if self.mistake != Some(Mistake::CursorsNotRecovered) {
+            later.for_each(|entry| self.change_cursor(entry));
+        }
+    }
+
+    fn change_cursor(&mut self, entry: &Entry) {
+        let EntryBody::Cursor(change) = &entry.body else {
+            return;
+        };
+        let known = self.cursors.get(&change.name).copied();
+        if let Some(cursor) = mistakes::applied(self.mistake, change, entry.index, known) {
+            self.cursors.insert(change.name.clone(), cursor);
+        }
+    }
+
+    /// Where a named subscription stands.
+    pub fn cursor(&self, name: &str) -> Option<Cursor> {
+        self.cursors.get(name).copied()
     }
 
     /// Applies the next entry.
@@ -53,6 +85,7 @@ impl Index {
             entry.index
         );
         self.applied = entry.index;
+        self.change_cursor(entry);
         let EntryBody::Events(events) = &entry.body else {
             return;
         };

@@ -9,14 +9,16 @@
 //! | `session` | its side of the coordinator: lease, watch, allocator |
 //! | `guarding` | its guard against a coordinator that was rolled back, and that |
 //! | `controller` | changes of a group's members |
-//! | `client`, `subscriber` | who uses the database |
+//! | `client`, `subscriber`, `consumer` | who uses the database |
+//! | `subscriptions` | a node's side of named subscriptions |
 //! | `nemesis` | what goes wrong, and the named points at which a process dies |
 //! | [`coordinator`], [`network`], [`disk`], [`index`] | models of what the core rests on |
 //! | [`checks`] | one property a file |
+//! | [`mistakes`] | what is done wrong on purpose |
 //! | [`sweep`] | many seeds, the table, shrinking, mutants |
 //!
 //! A run has two parts. First faults happen, by the plan; then they stop, and within [`HEALS_WITHIN`] everything must
-//! work again: every write succeeds, every mark catches up, every subscriber is at the end.
+//! work again: every write succeeds, every mark catches up, every subscriber is at the end, and so is whoever has the name.
 
 #![allow(
     clippy::wildcard_enum_match_arm,
@@ -33,11 +35,13 @@
 
 pub mod checks;
 mod client;
+mod consumer;
 mod controller;
 pub mod coordinator;
 pub mod disk;
 mod guarding;
 pub mod index;
+pub mod mistakes;
 mod nemesis;
 pub mod network;
 mod node;
@@ -45,6 +49,7 @@ pub mod plan;
 pub mod queue;
 mod session;
 mod subscriber;
+mod subscriptions;
 pub mod sweep;
 pub mod trace;
 mod world;

@@ -96,6 +96,7 @@ const COMING: &[(Fault, Micros, Micros)] = &[
     (Fault::CoordinatorRollback, 15 * SECOND, 2 * SECOND),
     (Fault::BitRot, 6 * SECOND, SECOND),
     (Fault::FullDisk, 8 * SECOND, 6 * SECOND),
+    (Fault::ConsumerGone, 6 * SECOND, 18 * SECOND),
 ];
 
 impl World {
@@ -210,6 +211,7 @@ impl World {
             Fault::CoordinatorRollback => self.roll_back(until),
             Fault::BitRot => self.rot(one, until),
             Fault::FullDisk => self.nodes[one].full_until = until,
+            Fault::ConsumerGone => self.lose_consumer(until),
             _ => {}
         }
         Ok(())
@@ -466,6 +468,7 @@ impl World {
         }
         self.network.heal(true);
         self.away_until = 0;
+        self.wake_consumers();
         for node in 0..self.nodes.len() {
             self.nodes[node].paused_until = 0;
             self.nodes[node].slow_disk = 0;

@@ -12,11 +12,13 @@ use super::index::Index;
 use super::nemesis::Point;
 use super::plan::{Fault, HEARTBEAT, MILLI, Micros, Plan, SECOND};
 use super::session::{Allocator, Asked, Wanted};
+use super::subscriptions;
 use super::world::{At, Event, World, node_id};
 use crate::random::Random;
 use rdb_proto::cursor::{CursorAct, CursorChange};
-use rdb_proto::entry::Entry;
+use rdb_proto::entry::{Entry, EntryBody};
 use rdb_proto::types::{Epoch, GroupId, KeyName, LogIndex, Membership, NodeId, SeatId, Seq};
+use rdb_server::cdc::consumers::Heard;
 use rdb_server::protocol::{
     Durable, Effect, Guard, Input, LogReadId, Message, Outcome, ProposalId, Seat, SeatConfig, Seen, Tick,
 };
@@ -50,19 +52,21 @@ pub(super) struct Member {
     pub(super) kept_mark: (Seq, LogIndex),
     leads: Option<Epoch>,
     proposals: BTreeMap<u64, (Caller, KeyName)>,
-    changes: BTreeMap<u64, Arc<CursorChange>>,
+    pub(super) changes: BTreeMap<u64, Arc<CursorChange>>,
+    /// Of consumers, by what was handed to the core for each.
+    pub(super) questions: BTreeMap<u64, subscriptions::Asked>,
     /// With what was committed when each arrived.
     reads: BTreeMap<u64, (Caller, KeyName, LogIndex)>,
     confirmed: Vec<Confirmed>,
-    next: u64,
+    pub(super) next: u64,
 }
 
 impl Member {
-    fn new(window: usize) -> Self {
+    fn new(plan: &Plan) -> Self {
         Self {
             seat: None,
             disk: Disk::default(),
-            index: Index::new(window),
+            index: Index::new(plan.window, plan.mistake),
             to_index: VecDeque::new(),
             is_indexing: false,
             shown: Shown::default(),
@@ -71,6 +75,7 @@ impl Member {
             leads: None,
             proposals: BTreeMap::new(),
             changes: BTreeMap::new(),
+            questions: BTreeMap::new(),
             reads: BTreeMap::new(),
             confirmed: vec![],
             next: 0,
@@ -86,16 +91,17 @@ impl Member {
         self.leads = None;
         self.proposals.clear();
         self.changes.clear();
+        self.questions.clear();
         self.reads.clear();
         self.confirmed.clear();
     }
 
     /// What the core starts from: what its disk holds, and what is found when it is read.
-    fn durable(&mut self, window: usize) -> Durable {
+    fn durable(&mut self) -> Durable {
         if self.disk.open() {
             let applied = self.index.applied().min(self.disk.last());
             let kept = &self.disk.log()[..usize::try_from(applied.get()).unwrap()];
-            self.index = Index::rebuild(window, kept.iter().map(Arc::as_ref));
+            self.index = self.index.rebuilt(kept.iter().map(Arc::as_ref));
         }
         self.disk.starts(self.index.applied(), self.kept_mark)
     }
@@ -135,6 +141,8 @@ pub(super) struct Node {
     pub(super) stalled_until: Micros,
     /// Until then its disk has no room for what clients write.
     pub(super) full_until: Micros,
+    /// Whom it heard of those that have names, while the process is there.
+    pub(super) heard: Heard,
 }
 
 impl Node {
@@ -159,7 +167,7 @@ impl Node {
             paused_until: 0,
             drift,
             wall_offset: 0,
-            members: seats.map(|seat| (seat, Member::new(plan.window))).collect(),
+            members: seats.map(|seat| (seat, Member::new(plan))).collect(),
             lease: None,
             connection: 0,
             guard: None,
@@ -176,6 +184,7 @@ impl Node {
             slow_disk: 0,
             stalled_until: 0,
             full_until: 0,
+            heard: Heard::default(),
         }
     }
 
@@ -302,11 +311,15 @@ impl World {
                     fresh::check(at.1, committed, index)?;
                     self.member(at).confirmed.push(Confirmed { index, caller, name });
                     self.answer_reads(at);
+                } else {
+                    self.question_goes_on(at, read.0, Some(index));
                 }
             }
             Effect::ReadRefused { read, .. } => {
                 if let Some((caller, ..)) = self.member(at).reads.remove(&read.0) {
                     self.answer_client(caller, Reply::Refused);
+                } else {
+                    self.question_goes_on(at, read.0, None);
                 }
             }
             Effect::Committed { index, entries } => {
@@ -560,13 +573,17 @@ impl World {
         let most = 1 + self.driver.position(64);
         // Now and then the index is further than it announced.
         let announces = !self.driver.one_in(8);
-        let member = self.member(at);
+        let member = self.nodes[at.0].members.get_mut(&at.1).unwrap();
         member.is_indexing = false;
         for _ in 0..most {
             let Some(entry) = member.to_index.pop_front() else {
                 break;
             };
             member.index.apply(&entry);
+            if at.1 == self.name.1 && matches!(entry.body, EntryBody::Cursor(_)) {
+                let cursor = member.index.cursor(&self.name.0);
+                self.checks.cursors.applied(at.1, entry.index, cursor)?;
+            }
         }
         let applied = member.index.applied();
         let announced = member.seat.as_ref().map_or(applied, Seat::indexed);
@@ -578,7 +595,7 @@ impl World {
         if announces && applied > announced {
             self.step(at, Input::Indexed(applied))?;
         }
-        Ok(())
+        self.answer_questions(at, life)
     }
 
     fn answer_reads(&mut self, at: At) {
@@ -667,6 +684,7 @@ impl World {
 
     fn reply(&mut self, at: At, proposal: u64, outcome: Outcome) -> Verdict {
         if let Some(change) = self.member(at).changes.remove(&proposal) {
+            self.name_changed(at, proposal, &outcome);
             return match outcome {
                 Outcome::Changed(index) => {
                     acknowledged::check_change(at.1, self.checks.commits.log(at.1), &change, index)
@@ -743,9 +761,8 @@ impl World {
         };
         let delay = self.driver.below(150);
         let members = self.members[&seat.group].clone();
-        let window = self.plan.window;
         let member = self.member(at);
-        let durable = member.durable(window);
+        let durable = member.durable();
         member.shown.restarts(durable.promised)?;
         let applied = usize::try_from(durable.indexed.get()).unwrap();
         let commit = usize::try_from(durable.commit.get()).unwrap();
@@ -774,10 +791,10 @@ impl World {
 
     /// The node gets a part in a seat, with an empty disk unless it had one before.
     pub(super) fn join(&mut self, node: usize, seat: SeatId) -> Verdict {
-        let window = self.plan.window;
         let is_new = !self.nodes[node].members.contains_key(&seat);
         if is_new {
-            self.nodes[node].members.insert(seat, Member::new(window));
+            let member = Member::new(&self.plan);
+            self.nodes[node].members.insert(seat, member);
             if self.nodes[node].is_up {
                 self.wake((node, seat))?;
             }
@@ -798,7 +815,7 @@ impl World {
             self.trace.say(self.now, format_args!("n{} dies", node + 1));
         }
         let tears = self.plan.has(Fault::TornTail);
-        let window = self.plan.window;
+        let has_consumers = !self.consumers.is_empty();
         let (disks, mut torn) = (&mut self.disks, 0);
         let state = &mut self.nodes[node];
         state.is_up = false;
@@ -810,6 +827,7 @@ impl World {
         state.allocator = Allocator::default();
         state.asks.clear();
         state.late.clear();
+        state.heard = Heard::default();
         state.paused_until = 0;
         for member in state.members.values_mut() {
             let kept = disks.position(member.disk.unsynced() + 1);
@@ -820,10 +838,17 @@ impl World {
             member.disk.crash(kept, part, promises);
             // What the index kept is somewhere behind, and never beyond what was durable in the log.
             let behind = disks.below(20);
+            let was = member.index.applied().min(sure);
             let applied = LogIndex(member.index.applied().get().saturating_sub(behind));
-            let applied = applied.min(sure);
-            let kept = &member.disk.log()[..usize::try_from(applied.get()).unwrap()];
-            member.index = Index::rebuild(window, kept.iter().map(Arc::as_ref));
+            let applied = usize::try_from(applied.min(sure).get()).unwrap();
+            let (kept, later) = member.disk.log().split_at(applied);
+            member.index = member.index.rebuilt(kept.iter().map(Arc::as_ref));
+            // Its cursors are written one by one, before it says how far it is.
+            if has_consumers {
+                let most = usize::try_from(was.get()).unwrap() - applied;
+                let ahead = &later[..disks.position(most + 1)];
+                member.index.run_ahead(ahead.iter().map(Arc::as_ref));
+            }
             member.close();
         }
         if torn > 0 {

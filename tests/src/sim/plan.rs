@@ -3,6 +3,7 @@
 //! Every run enables its own subset of the faults ("swarm"): a fault that is always on hides what only happens
 //! without it. All rates are drawn whatever is enabled, so that taking one fault away leaves the others as they were.
 
+use super::mistakes::Mistake;
 use crate::random::Random;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -96,6 +97,8 @@ faults! {
     /// A disk is full for a while: what clients write there is refused before the core sees it, since room is claimed
     /// ahead. Everything else has its room, and goes on.
     FullDisk = "full-disk";
+    /// A consumer of a named subscription stands still, also for longer than it keeps the name, and goes on; or it dies.
+    ConsumerGone = "consumer-gone";
 }
 
 impl fmt::Display for Fault {
@@ -122,13 +125,18 @@ pub struct Options {
     pub faults_for: Option<Micros>,
     /// Fewer clients.
     pub clients: Option<usize>,
+    /// So many consumers of the named subscription.
+    pub consumers: Option<usize>,
+    /// What the simulator does wrong.
+    pub mistake: Option<Mistake>,
 }
 
 impl Options {
-    /// Takes `--faults a,b`, `--length MILLISECONDS` and `--clients N`; other words are not its own.
+    /// Takes `--faults a,b`, `--length MILLISECONDS`, `--clients N`, `--consumers N` and `--mistake NAME`; other words are
+    /// not its own.
     ///
     /// # Errors
-    /// When a fault is unknown, or a number is none.
+    /// When a fault or a mistake is unknown, or a number is none.
     pub fn parse(words: &[&str]) -> Result<Self, String> {
         let value = |name: &str| {
             let at = words.iter().position(|word| *word == name)?;
@@ -153,6 +161,8 @@ impl Options {
             only: value("--faults").map(faults).transpose()?,
             faults_for: number("--length")?.map(|milliseconds| milliseconds * MILLI),
             clients: number("--clients")?.map(|clients| usize::try_from(clients).unwrap()),
+            consumers: number("--consumers")?.map(|consumers| usize::try_from(consumers).unwrap()),
+            mistake: value("--mistake").map(Mistake::named).transpose()?,
         })
     }
 }
@@ -172,8 +182,14 @@ impl fmt::Display for Options {
         if let Some(length) = self.faults_for {
             write!(f, " --length {}", length / MILLI)?;
         }
-        self.clients
-            .map_or(Ok(()), |clients| write!(f, " --clients {clients}"))
+        if let Some(clients) = self.clients {
+            write!(f, " --clients {clients}")?;
+        }
+        if let Some(consumers) = self.consumers {
+            write!(f, " --consumers {consumers}")?;
+        }
+        self.mistake
+            .map_or(Ok(()), |mistake| write!(f, " --mistake {}", mistake.as_str()))
     }
 }
 
@@ -192,6 +208,10 @@ pub struct Plan {
     pub writes: usize,
     /// Clients, each with one operation at a time.
     pub clients: usize,
+    /// Consumers that contend for the named subscription; none in some runs.
+    pub consumers: usize,
+    /// What the simulator does wrong.
+    pub mistake: Option<Mistake>,
     /// Keys of each seat.
     pub keys_per_seat: usize,
     /// Longest pause of a client between two operations.
@@ -253,6 +273,12 @@ impl Plan {
                 faults.insert(*fault);
             }
         }
+        // Drawn apart, too.
+        let drawn = [0, 2, 3, 4][Random::new(seed ^ 0xc0_4513).position(4)];
+        let consumers = options.consumers.unwrap_or(drawn);
+        if consumers == 0 {
+            faults.remove(&Fault::ConsumerGone);
+        }
         let drawn = (20 + random.below(30)) * SECOND;
         let short_window = 8 + random.position(40);
         let is_short = faults.contains(&Fault::ShortWindow);
@@ -264,6 +290,8 @@ impl Plan {
             group_size,
             writes,
             clients: options.clients.unwrap_or(clients),
+            consumers,
+            mistake: options.mistake,
             keys_per_seat,
             think,
             faults,
@@ -297,12 +325,13 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} nodes, {} groups of {}, W = {}, {} clients, {} s of faults:",
+            "{} nodes, {} groups of {}, W = {}, {} clients, {} consumers, {} s of faults:",
             self.nodes,
             self.groups,
             self.group_size,
             self.writes,
             self.clients,
+            self.consumers,
             self.faults_until / SECOND
         )?;
         if self.faults.is_empty() {
@@ -322,6 +351,7 @@ mod tests {
             "",
             " --faults none",
             " --faults loss,storm --length 2500 --clients 1",
+            " --consumers 3 --mistake cursor_before_effect",
         ];
         for line in lines {
             let words: Vec<_> = line.split_whitespace().collect();
@@ -329,6 +359,7 @@ mod tests {
         }
         Options::parse(&["--faults", "los"]).unwrap_err();
         Options::parse(&["--clients", "few"]).unwrap_err();
+        Options::parse(&["--mistake", "none"]).unwrap_err();
     }
 
     #[test]

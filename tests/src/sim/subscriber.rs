@@ -4,7 +4,7 @@
 
 use super::checks::feed::Feed;
 use super::checks::{Verdict, Violation};
-use super::plan::MILLI;
+use super::plan::{MILLI, Micros};
 use super::world::{Event, World};
 use crate::random::Random;
 use bytes::BytesMut;
@@ -65,10 +65,16 @@ impl Subscriber {
             stream: Stream::after(Seq::ZERO, groups, instant(0)),
         }
     }
+
+    /// Begins anew, after a position.
+    pub(super) fn begin_after(&mut self, position: Seq, groups: u32, now: Micros) {
+        self.feed = Feed::new(position);
+        self.stream = Stream::after(position, groups, instant(now));
+    }
 }
 
 /// The instant at a simulated time, in microseconds. Only differences of them count.
-fn instant(now: u64) -> Instant {
+pub(super) fn instant(now: Micros) -> Instant {
     static BEGIN: LazyLock<Instant> = LazyLock::new(clock::monotonic);
     *BEGIN + Duration::from_micros(now)
 }
@@ -82,9 +88,14 @@ fn unreadable(error: EventError) -> Violation {
 
 impl World {
     pub(super) fn poll(&mut self, subscriber: usize) -> Verdict {
-        let now = instant(self.now);
         let again = 20 * MILLI + self.subscribers[subscriber].random.below(200 * MILLI);
         self.queue.push(self.now + again, Event::Poll(subscriber));
+        self.listen(subscriber)
+    }
+
+    /// Takes what the stream shows by now; where its node is gone, it is opened again at another.
+    pub(super) fn listen(&mut self, subscriber: usize) -> Verdict {
+        let now = instant(self.now);
         let count = self.nodes.len();
         let reader = &mut self.subscribers[subscriber];
         if reader.random.one_in(100) || !self.nodes[reader.node].is_up {

@@ -39,6 +39,10 @@ impl Sweep {
         total.committed += counts.committed;
         total.failovers += counts.failovers;
         total.streamed += counts.streamed;
+        total.claims += counts.claims;
+        total.positions += counts.positions;
+        total.fenced += counts.fenced;
+        total.effects += counts.effects;
         total.changes += counts.changes;
         total.searched += counts.searched;
         total.unsearched += counts.unsearched;
@@ -80,6 +84,10 @@ impl Sweep {
         row("operations not searched", total.unsearched.to_string());
         row("reads of one member's index", total.served.to_string());
         row("events at subscribers", total.streamed.to_string());
+        row("names claimed", total.claims.to_string());
+        row("positions acknowledged", total.positions.to_string());
+        row("consumers fenced", total.fenced.to_string());
+        row("events done by consumers", total.effects.to_string());
         for fault in Fault::ALL {
             let count = total.faults.get(fault).copied().unwrap_or_default();
             row(&format!("fault {fault}"), count.to_string());

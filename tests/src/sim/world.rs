@@ -4,10 +4,11 @@
 
 use super::checks::{Verdict, Violation, broken};
 use super::checks::{
-    commits::Commits, leaders::Leaders, marks::Marks, matching::Matching, oracle, seqs::Seqs, served,
-    versions::Versions,
+    commits::Commits, cursors::Cursors, effects::Effects, kept::Kept, leaders::Leaders, marks::Marks,
+    matching::Matching, oracle, seqs::Seqs, served, versions::Versions,
 };
 use super::client::{Caller, Client, Reply};
+use super::consumer::Consumer;
 use super::controller::Step;
 use super::coordinator::{Answer, Change, Coordinator, Request};
 use super::guarding::SeenMessage;
@@ -17,6 +18,7 @@ use super::node::Node;
 use super::plan::{Fault, MILLI, Micros, Plan, SECOND};
 use super::queue::Queue;
 use super::subscriber::Subscriber;
+use super::subscriptions::{Question, Told};
 use super::trace::Trace;
 use crate::random::Random;
 use crate::workload::{History, Tick};
@@ -130,6 +132,20 @@ pub(super) enum Event {
         op: u64,
     },
     Poll(usize),
+    Consumer(usize),
+    Question {
+        question: Question,
+        node: usize,
+    },
+    /// A member may be far enough for what consumers asked it.
+    Questions {
+        at: At,
+        life: u64,
+    },
+    ConsumerHears {
+        question: Question,
+        told: Told,
+    },
     Lapse,
     Fault(Fault),
     Heal(Fault, usize, usize),
@@ -150,6 +166,9 @@ pub(super) struct Checks {
     pub(super) seqs: Seqs,
     pub(super) versions: Versions,
     pub(super) marks: Marks,
+    pub(super) cursors: Cursors,
+    pub(super) kept: Kept,
+    pub(super) effects: Effects,
     /// Judged at the end.
     pub(super) reads: Vec<served::Read>,
 }
@@ -173,6 +192,14 @@ pub struct Counts {
     pub failovers: u64,
     /// Entries that subscribers got.
     pub streamed: u64,
+    /// Times that a consumer was told to have the name.
+    pub claims: u64,
+    /// Positions that were told to be acknowledged.
+    pub positions: u64,
+    /// Consumers that were told that another has the name.
+    pub fenced: u64,
+    /// Events that had their effect.
+    pub effects: u64,
     /// Writes of a group's members key.
     pub changes: u64,
     /// Restores of the coordinator from a backup.
@@ -211,7 +238,11 @@ pub(super) struct World {
     /// Until then the coordinator does not answer.
     pub(super) away_until: Micros,
     pub(super) clients: Vec<Client>,
+    /// Those of the change stream, then the streams of consumers.
     pub(super) subscribers: Vec<Subscriber>,
+    pub(super) consumers: Vec<Consumer>,
+    /// The named subscription, and its seat.
+    pub(super) name: (String, SeatId),
     pub(super) keys: Vec<(KeyName, SeatId)>,
     pub(super) checks: Checks,
     pub(super) counts: Counts,
@@ -268,9 +299,18 @@ impl World {
         let nodes = (0..plan.nodes)
             .map(|place| Node::new(&plan, place, &members, &mut driver))
             .collect();
-        let subscribers = (0..plan.nodes.min(3))
+        let mut subscribers: Vec<_> = (0..plan.nodes.min(3))
             .map(|place| Subscriber::new(place, plan.groups, random.fork()))
             .collect();
+        // Drawn apart: without consumers a run is as it was before there were any.
+        let mut apart = Random::new(plan.seed ^ 0xc0_5e4);
+        let name = format!("s{}", apart.below(64));
+        let name = (name.clone(), seat_of(&plan, &KeyName::new("", &name).unwrap()));
+        let mut consumers = vec![];
+        for place in 0..plan.consumers {
+            consumers.push(Consumer::new(subscribers.len(), apart.fork()));
+            subscribers.push(Subscriber::new(place % plan.nodes, plan.groups, apart.fork()));
+        }
         let mut world = Self {
             network,
             coordinator,
@@ -281,6 +321,8 @@ impl World {
             past: BTreeMap::new(),
             changes: BTreeMap::new(),
             subscribers,
+            consumers,
+            name,
             now: 0,
             queue: Queue::default(),
             backups: VecDeque::new(),
@@ -313,8 +355,11 @@ impl World {
             let at = 200 * MILLI + self.driver.below(SECOND);
             self.queue.push(at, Event::Client(client));
         }
-        for subscriber in 0..self.subscribers.len() {
+        for subscriber in 0..self.subscribers.len() - self.consumers.len() {
             self.queue.push(500 * MILLI, Event::Poll(subscriber));
+        }
+        for consumer in 0..self.consumers.len() {
+            self.queue.push(SECOND, Event::Consumer(consumer));
         }
         self.queue.push(SECOND, Event::Lapse);
         self.queue.push(self.plan.faults_until, Event::Calm);
@@ -429,6 +474,10 @@ impl World {
                 Ok(())
             }
             Event::Poll(subscriber) => self.poll(subscriber),
+            Event::Consumer(consumer) => self.consumer_acts(consumer),
+            Event::Question { question, node } => self.question_arrives(question, node),
+            Event::Questions { at, life } => self.answer_questions(at, life),
+            Event::ConsumerHears { question, told } => self.consumer_hears(question, told),
             Event::Lapse => {
                 let mut changes = vec![];
                 self.coordinator.lapse(self.now, &mut changes);
@@ -501,8 +550,10 @@ impl World {
             self.checks.marks.committed(seat, entry)?;
             self.checks.seqs.committed(seat, entry, counter)?;
             self.checks.versions.committed(entry)?;
-            if let EntryBody::Events(events) = &entry.body {
-                self.counts.committed += events.count();
+            match &entry.body {
+                EntryBody::Events(events) => self.counts.committed += events.count(),
+                EntryBody::Cursor(change) => self.cursor_committed(entry.index, change)?,
+                EntryBody::EpochStart(_) => {}
             }
         }
         Ok(())
@@ -563,9 +614,10 @@ impl World {
         stream.sort_by_key(|event| event.seq);
         let seqs: Vec<_> = stream.iter().map(|event| event.seq).collect();
         let counter = self.coordinator.counter();
-        for subscriber in &self.subscribers {
+        let of_consumers = self.subscribers.len() - self.consumers.len();
+        for (place, subscriber) in self.subscribers.iter().enumerate() {
             subscriber.feed.is_whole(&seqs)?;
-            if subscriber.feed.position() < counter {
+            if place < of_consumers && subscriber.feed.position() < counter {
                 let what = format!(
                     "a subscriber is at {}, the counter is {counter}",
                     subscriber.feed.position()
@@ -574,6 +626,8 @@ impl World {
             }
             self.counts.streamed += u64::try_from(subscriber.feed.len()).unwrap();
         }
+        self.finish_consumers(&seqs, counter)?;
+        self.counts.effects = u64::try_from(self.checks.effects.len()).unwrap();
         crate::checkers::judge(&self.history, &stream)?;
         served::check(&self.checks.reads, &self.checks.commits)?;
         self.counts.served = u64::try_from(self.checks.reads.len()).unwrap();
@@ -600,7 +654,8 @@ impl Event {
             Self::LogSynced { at, .. }
             | Self::PromiseSynced { at, .. }
             | Self::LogRead { at, .. }
-            | Self::IndexStep { at, .. } => Some(at.0),
+            | Self::IndexStep { at, .. }
+            | Self::Questions { at, .. } => Some(at.0),
             Self::Beat { node, .. }
             | Self::KeepAlive { node, .. }
             | Self::SeenSynced { node, .. }
@@ -608,13 +663,16 @@ impl Event {
             | Self::AskTimeout { node, .. }
             | Self::Watch { node, .. }
             | Self::CounterShown { node, .. }
-            | Self::Request { node, .. } => Some(*node),
+            | Self::Request { node, .. }
+            | Self::Question { node, .. } => Some(*node),
             Self::Ask { .. }
             | Self::Client(_)
             | Self::Reply { .. }
             | Self::ClientTimeout { .. }
             | Self::ClientRetry { .. }
             | Self::Poll(_)
+            | Self::Consumer(_)
+            | Self::ConsumerHears { .. }
             | Self::Lapse
             | Self::Fault(_)
             | Self::Heal(..)
@@ -633,6 +691,12 @@ pub(super) fn node_id(place: usize) -> NodeId {
     NodeId(u64::try_from(place).unwrap() + 1)
 }
 
+/// The seat of a key.
+fn seat_of(plan: &Plan, name: &KeyName) -> SeatId {
+    let seats: Vec<SeatId> = seat_ids(plan.groups).collect();
+    seats[usize::from(name.slot().0) % seats.len()]
+}
+
 /// Keys until each seat has its number of them.
 fn keys(plan: &Plan) -> Vec<(KeyName, SeatId)> {
     let seats: Vec<SeatId> = seat_ids(plan.groups).collect();
@@ -646,7 +710,7 @@ fn keys(plan: &Plan) -> Vec<(KeyName, SeatId)> {
             break;
         }
         let name = KeyName::new("", &format!("k{n}")).unwrap();
-        let seat = seats[usize::from(name.slot().0) % seats.len()];
+        let seat = seat_of(plan, &name);
         let keys = found.entry(seat).or_default();
         if keys.len() < plan.keys_per_seat {
             keys.push(name);

@@ -29,6 +29,11 @@ impl Feed {
         self.mark
     }
 
+    /// The event that came at this place, from 0.
+    pub fn get(&self, place: usize) -> Option<Seq> {
+        self.got.get(place).copied()
+    }
+
     /// How many events it got.
     pub fn len(&self) -> usize {
         self.got.len()

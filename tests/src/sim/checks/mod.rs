@@ -15,19 +15,29 @@
 //! | [`fresh`] | a confirmed read sees all that was committed when it arrived |
 //! | [`served`] | what a member serves of its index is what was committed |
 //! | [`feed`] | every subscriber gets the stream, whole and in order |
+//! | [`cursors`] | members that applied the same have the same cursors |
+//! | [`positions`] | the position of a name never goes back, unless it is set |
+//! | [`fenced`] | who was replaced moves no position, and is told so |
+//! | [`kept`] | a position that was told to be acknowledged is not lost |
+//! | [`effects`] | what consumers do is there once for every event, in order |
 //! | [`oracle`] | the operations on a key are linearizable: a search, without looking at seqs |
 //!
 //! What clients recorded is judged by [`crate::checkers`] too, as in runs of real processes.
 
 pub mod acknowledged;
 pub mod commits;
+pub mod cursors;
+pub mod effects;
 pub mod feed;
+pub mod fenced;
 pub mod fresh;
+pub mod kept;
 pub mod leaders;
 pub mod marks;
 pub mod matching;
 pub mod monotone;
 pub mod oracle;
+pub mod positions;
 pub mod seqs;
 pub mod served;
 pub mod told;
