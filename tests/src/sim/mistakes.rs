@@ -41,10 +41,7 @@ impl Mistake {
     /// # Errors
     /// When there is none.
     pub fn named(name: &str) -> Result<Self, String> {
-        let known = Self::ALL
-            .iter()
-            .copied()
-            .find(|mistake| mistake.as_str() == name);
+        let known = Self::ALL.iter().copied().find(|mistake| mistake.as_str() == name);
         known.ok_or_else(|| format!("there is no mistake {name}"))
     }
 }

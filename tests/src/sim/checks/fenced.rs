@@ -32,7 +32,9 @@ pub fn check_told(generation: u64, position: Seq, states: &[Cursor]) -> Verdict 
     }
     broken(
         RULE,
-        format!("the consumer of {generation} is told position {position}; since it asked there was {states:?}"),
+        format!(
+            "the consumer of {generation} is told position {position}; since it asked there was {states:?}"
+        ),
     )
 }
 

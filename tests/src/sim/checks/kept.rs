@@ -37,7 +37,10 @@ impl Kept {
         }
         broken(
             "an acknowledged position is kept (DESIGN 7)",
-            format!("{cursor:?} is claimed; {} was told to be acknowledged", asked.floor),
+            format!(
+                "{cursor:?} is claimed; {} was told to be acknowledged",
+                asked.floor
+            ),
         )
     }
 }
