@@ -3,7 +3,7 @@
 //! client library's consumer: it says at times that it is there, and asks for nothing more once another one may have the
 //! name; what it was handed by then it still does.
 
-use super::checks::Verdict;
+use super::checks::{Verdict, broken};
 use super::mistakes::Mistake;
 use super::plan::{Fault, MILLI, Micros, SECOND};
 use super::subscriptions::{Question, Told, Want};
@@ -16,7 +16,7 @@ use uuid::Uuid;
 /// A consumer.
 #[derive(Debug)]
 pub(super) struct Consumer {
-    random: Random,
+    pub(super) random: Random,
     /// Drawn anew for each time that it wants the name.
     id: Uuid,
     /// Its stream's place among the subscribers.
@@ -305,7 +305,7 @@ impl World {
         {
             return Ok(());
         }
-        super::checks::broken(
+        broken(
             "liveness (DESIGN 7)",
             format!("the name's position is {acknowledged:?}, the counter is {counter}"),
         )

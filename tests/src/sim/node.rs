@@ -668,16 +668,17 @@ impl World {
 
     /// A consumer of a named subscription says how far it is.
     fn change_cursor(&mut self, at: At) -> Verdict {
+        let late = self.late_acknowledgement(at.1);
         let member = self.member(at);
         member.next += 1;
         let id = member.next;
-        let change = Arc::new(CursorChange {
+        let change = Arc::new(late.unwrap_or_else(|| CursorChange {
             name: format!("{} of n{}", id, at.0 + 1),
             act: CursorAct::Acknowledge {
                 generation: id,
                 position: Seq(id),
             },
-        });
+        }));
         member.changes.insert(id, Arc::clone(&change));
         self.step(at, Input::ChangeCursors(vec![(ProposalId(id), change)]))
     }

@@ -3,12 +3,13 @@
 //! ([`rdb_server::cdc::consumers`]).
 
 use super::checks::kept::Kept;
-use super::checks::{Verdict, fenced};
+use super::checks::{Verdict, fenced, positions};
+use super::mistakes;
 use super::plan::MILLI;
 use super::subscriber::instant;
 use super::world::{At, Event, World};
 use rdb_proto::cursor::{Cursor, CursorAct, CursorChange};
-use rdb_proto::types::{Epoch, LogIndex, NodeId, Seq};
+use rdb_proto::types::{Epoch, LogIndex, NodeId, SeatId, Seq};
 use rdb_server::cdc::consumers::{self, Owner, Tenure};
 use rdb_server::protocol::{Input, Outcome, ProposalId, ReadId, Seat};
 use std::sync::Arc;
@@ -279,15 +280,31 @@ impl World {
         !heard.left_or_whole(&self.name.0, tenure, now).is_zero()
     }
 
+    /// What a consumer said long ago, as a leader whose index is behind writes it down once more: it comes to nothing.
+    pub(super) fn late_acknowledgement(&mut self, seat: SeatId) -> Option<CursorChange> {
+        let states = self.checks.cursors.since(LogIndex::ZERO);
+        let random = &mut self.consumers.first_mut()?.random;
+        if seat != self.name.1 || states.is_empty() || random.one_in(2) {
+            return None;
+        }
+        let Cursor {
+            generation, position, ..
+        } = states[random.position(states.len())];
+        Some(CursorChange {
+            name: self.name.0.clone(),
+            act: CursorAct::Acknowledge { generation, position },
+        })
+    }
+
     /// An entry of the name's seat that nobody knew to be committed is.
     pub(super) fn cursor_committed(&mut self, index: LogIndex, change: &CursorChange) -> Verdict {
         if change.name != self.name.0 {
             return Ok(());
         }
         let before = self.checks.cursors.now();
-        let after = super::mistakes::applied(self.plan.mistake, change, index, before);
-        super::checks::positions::check(before, change, after)?;
+        let after = mistakes::applied(self.plan.mistake, change, index, before);
         fenced::check_change(before, change, after)?;
+        positions::check(before, change, after)?;
         self.checks.cursors.becomes(after);
         let Some(cursor) = after.filter(|_| after != before) else {
             return Ok(());

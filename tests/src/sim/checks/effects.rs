@@ -95,8 +95,14 @@ mod tests {
         effects.reach(Seq(6));
         effects.reach(Seq(4));
         effects.is_whole(&[1, 2, 5, 7].map(Seq)).unwrap();
-        assert_broken(effects.is_whole(&[1, 2, 4, 5].map(Seq)), "where Some(Seq(4))");
-        assert_broken(effects.is_whole(&[1, 2].map(Seq)), "the first 2 had");
+        assert_broken(
+            effects.is_whole(&[1, 2, 4, 5].map(Seq)),
+            "of 4 events up to 6, the first 2 had",
+        );
+        assert_broken(
+            effects.is_whole(&[1, 2].map(Seq)),
+            "of 2 events up to 6, the first 2 had",
+        );
         effects.acknowledged(Seq(6)).unwrap();
         assert_broken(effects.acknowledged(Seq(7)), "done is up to 6");
     }
