@@ -331,20 +331,22 @@ fn without_a_server_it_exits_5_and_says_what_to_do() {
 
 #[test]
 fn an_unknown_outcome_exits_5_and_gives_the_event_id_to_repeat() {
-    let fake = Fake::start();
-    fake.fail_next(&[Fault::LoseRequest; 200]);
-    let ran = run(
-        &fake,
-        &["-o", "json", "write", "-k", "a", "-p", "x", "--timeout", "200ms"],
-    );
-    assert_eq!(ran.code, 5);
-    assert_eq!(ran.json()["error"]["reason"], "OUTCOME_UNKNOWN");
-    assert!(ran.err.contains("it may have been written"), "{}", ran.err);
-    assert!(
-        ran.err.contains("the same write again with --event-id "),
-        "{}",
-        ran.err
-    );
+    for faults in [&[Fault::LoseRequest; 200][..], &[Fault::Hang]] {
+        let fake = Fake::start();
+        fake.fail_next(faults);
+        let ran = run(
+            &fake,
+            &["-o", "json", "write", "-k", "a", "-p", "x", "--timeout", "200ms"],
+        );
+        assert_eq!(ran.code, 5);
+        assert_eq!(ran.json()["error"]["reason"], "OUTCOME_UNKNOWN");
+        assert!(ran.err.contains("it may have been written"), "{}", ran.err);
+        assert!(
+            ran.err.contains("the same write again with --event-id "),
+            "{}",
+            ran.err
+        );
+    }
 }
 
 #[test]

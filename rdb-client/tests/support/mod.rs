@@ -358,7 +358,7 @@ impl Data for Service {
                 }),
                 Err(status) => Outcome::Failure(failure(status)?),
             };
-            Ok(v1::AppendEachResponse {
+            Ok::<_, Status>(v1::AppendEachResponse {
                 number,
                 outcome: Some(outcome),
             })

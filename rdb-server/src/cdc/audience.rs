@@ -83,8 +83,14 @@ mod tests {
     fn listeners(count: u32, now: Instant) -> Vec<Listener> {
         let audience = Arc::<Audience>::default();
         let mut all: Vec<Listener> = (0..count).map(|_| Listener::of(Arc::clone(&audience))).collect();
-        all.iter_mut().for_each(|one| one.told(100, now));
+        tell(&mut all, now);
         all
+    }
+
+    fn tell(all: &mut [Listener], now: Instant) {
+        for one in all {
+            one.told(100, now);
+        }
     }
 
     #[test]
@@ -116,9 +122,11 @@ mod tests {
         let mut all = listeners(AUDIENCE_FREE + 40, now);
         let later = now + LISTENER_QUIET;
         all[0].told(100, later);
-        all.iter_mut().for_each(|one| one.look(later));
+        for one in &mut all {
+            one.look(later);
+        }
         assert_eq!(all[0].rest(later), Duration::ZERO);
-        all.iter_mut().for_each(|one| one.told(100, later));
+        tell(&mut all, later);
         assert_eq!(all[0].rest(later), LISTENER_TURN * 40);
     }
 }

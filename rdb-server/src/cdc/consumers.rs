@@ -119,7 +119,7 @@ mod tests {
         let after = |seconds| begun + Duration::from_secs(seconds);
         let mut heard = Heard::default();
         heard.hear(NAME, tenure(1, 1), begun);
-        let left = CONSUMER_HEARD_FOR - Duration::from_secs(1);
+        let left = CONSUMER_HEARD_FOR.saturating_sub(Duration::from_secs(1));
         assert_eq!(heard.left(NAME, tenure(1, 1), after(1)), Some(left));
         assert_eq!(heard.left(NAME, tenure(1, 2), after(1)), None);
         assert_eq!(heard.left(NAME, tenure(2, 1), after(1)), None);
