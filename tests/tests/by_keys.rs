@@ -198,8 +198,9 @@ async fn a_seat_that_stands_still_delays_only_its_own_keys() {
     }
 
     cluster.node(stands).signal(Signal::CONT);
-    let (number, answer) = answers.next().await.unwrap().unwrap();
-    assert_eq!((number, answer.unwrap().len()), (99, 1));
+    // Appended, or refused by a node that does not find its coordinator at once.
+    let (number, _) = answers.next().await.unwrap().unwrap();
+    assert_eq!(number, 99);
     for (n, _, by_seqs) in &mut streams {
         let mut shown = Vec::new();
         while shown.len() < written.len() {
