@@ -233,6 +233,12 @@ impl StoredEvents {
             [only] => (only, only),
             [first, .., last] => (first, last),
         };
+        // Nobody counts on from what no database reaches: these bytes may be of anybody.
+        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
+        let has_end = |first: u64| first.checked_add(count).is_some();
+        if !has_end(first.seq.get()) || !has_end(first.version.get()) {
+            return Err(EventError::Batch("numbers beyond the last"));
+        }
         let is_dense = events.iter().zip(0..).all(|(event, n)| {
             event.seq == first.seq.plus(n)
                 && event.version == first.version.plus(n)
