@@ -23,6 +23,7 @@
 //! | `retry` | whether a failed call is made again, and what is told in the end |
 //! | `write` | writes, appends and deletes, with one event id for all attempts |
 //! | `append_each` | appends of all callers over one stream to a node |
+//! | `json_lines` | events of the command line's files |
 //! | `append_stream` | many appends under way on one stream |
 //! | `read` | reads, history, lists of keys |
 //! | `subscribe` | the change stream, over lost connections |
@@ -45,6 +46,8 @@ mod error;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod handed_out;
+#[doc(hidden)]
+pub mod json_lines;
 pub mod limits;
 mod read;
 mod retry;

@@ -20,6 +20,9 @@ mod undecodable;
 mod verify;
 mod write;
 
+#[doc(hidden)]
+pub use subscribe::selection;
+
 use crate::node::Handle;
 use crate::node::telemetry::Method;
 use forward::Peers;

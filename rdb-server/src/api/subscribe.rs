@@ -177,7 +177,11 @@ fn check_snapshot(request: &v1::SubscribeRequest) -> Result<(), FieldError> {
     Err(FieldError::invalid("snapshot_seq", problem))
 }
 
-fn selection(request: &v1::SubscribeRequest) -> Result<Selection, FieldError> {
+/// Which events are asked for.
+///
+/// # Errors
+/// [`FieldError`] naming the first field that is over its limit or not valid.
+pub fn selection(request: &v1::SubscribeRequest) -> Result<Selection, FieldError> {
     Ok(Selection {
         filter: filter(request.filter.clone().unwrap_or_default())?,
         with_before: request.with_before,

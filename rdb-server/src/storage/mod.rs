@@ -38,6 +38,8 @@ mod test_entries;
 
 pub use data_dir::{DataDir, FreshIds};
 pub use error::{Damage, StorageError};
+#[doc(hidden)]
+pub use key_index::reread_index_value;
 pub use key_index::{
     Direction, IndexSettings, IndexStore, KeyIndex, KnownAt, ListedKey, Located, MemoryIndex, Progress,
     SledIndex, Standing, catch_up, entry_events,

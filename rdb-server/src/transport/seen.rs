@@ -9,8 +9,8 @@ use crate::protocol::Seen;
 use crate::transport::wire;
 use rdb_proto::member::member_client::MemberClient;
 use rdb_proto::member::tell_seen_response::Answer;
-use rdb_proto::member::{self, TellSeenRequest, TellSeenResponse};
-use rdb_proto::types::{GroupId, NodeId, SeatId, Seq, Side, Timestamp};
+use rdb_proto::member::{TellSeenRequest, TellSeenResponse};
+use rdb_proto::types::NodeId;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -59,7 +59,7 @@ async fn ask(shared: &Shared, to: NodeId, address: String) -> Result<Seen, Statu
     };
     match client.tell_seen(request).await?.into_inner().answer {
         Some(Answer::Seen(seen)) => {
-            from_wire(seen).ok_or_else(|| Status::internal("what it tells cannot be read"))
+            wire::seen_from_wire(seen).ok_or_else(|| Status::internal("what it tells cannot be read"))
         }
         Some(Answer::Refusal(refusal)) => Err(Status::failed_precondition(refusal.reason().as_str_name())),
         None => Err(Status::internal("it tells nothing")),
@@ -70,7 +70,7 @@ async fn ask(shared: &Shared, to: NodeId, address: String) -> Result<Seen, Statu
 pub(super) async fn answer(shared: &Shared) -> Result<TellSeenResponse, Status> {
     let seen = own(shared).await?;
     Ok(TellSeenResponse {
-        answer: Some(Answer::Seen(to_wire(&seen))),
+        answer: Some(Answer::Seen(wire::seen_to_wire(&seen))),
     })
 }
 
@@ -82,53 +82,11 @@ async fn own(shared: &Shared) -> Result<Seen, Status> {
     told.await.map_err(|_closed| closed())
 }
 
-fn to_wire(seen: &Seen) -> member::Seen {
-    let seat = |(seat, epoch): (&SeatId, &u64)| member::SeenSeat {
-        group: seat.group.0,
-        side: seat.side.number(),
-        epoch: *epoch,
-    };
-    member::Seen {
-        generation: seen.generation,
-        revision: seen.revision,
-        counter: seen.counter.get(),
-        time_us: seen.time.get(),
-        seats: seen.epochs.iter().map(seat).collect(),
-        groups: seen
-            .members
-            .iter()
-            .map(|(group, membership)| member::SeenGroup {
-                group: group.0,
-                membership: wire::membership_to_wire(membership),
-            })
-            .collect(),
-    }
-}
-
-fn from_wire(seen: member::Seen) -> Option<Seen> {
-    let seat = |seat: member::SeenSeat| {
-        let side = Side::from_number(seat.side)?;
-        let group = GroupId(seat.group);
-        Some((SeatId { group, side }, seat.epoch))
-    };
-    let group = |group: member::SeenGroup| {
-        let membership = wire::membership(group.membership).ok()?;
-        Some((GroupId(group.group), membership))
-    };
-    Some(Seen {
-        generation: seen.generation,
-        revision: seen.revision,
-        counter: Seq(seen.counter),
-        time: Timestamp(seen.time_us),
-        epochs: seen.seats.into_iter().map(seat).collect::<Option<_>>()?,
-        members: seen.groups.into_iter().map(group).collect::<Option<_>>()?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::transport::tests::{membership, seat};
+    use rdb_proto::types::{GroupId, Seq, Timestamp};
     use std::collections::BTreeMap;
 
     #[test]
@@ -141,6 +99,6 @@ mod tests {
             epochs: BTreeMap::from([(seat(1), 7), (seat(2), 8)]),
             members: BTreeMap::from([(GroupId(1), membership())]),
         };
-        assert_eq!(from_wire(to_wire(&seen)), Some(seen));
+        assert_eq!(wire::seen_from_wire(wire::seen_to_wire(&seen)), Some(seen));
     }
 }

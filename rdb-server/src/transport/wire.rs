@@ -3,11 +3,11 @@
 //! The bodies of entries are shared, not copied, in both directions.
 
 use crate::limits::{ENTRY_WEIGHT_MIN, MESSAGE_WEIGHT_MIN};
-use crate::protocol::{Append, LogEnd, Mark, Message, Round};
+use crate::protocol::{Append, LogEnd, Mark, Message, Round, Seen};
 use rdb_proto::entry::{Entry, EntryBody, EntryError, EntryKind};
 use rdb_proto::member as wire;
 use rdb_proto::member::seat_message::Message as Wire;
-use rdb_proto::types::{Epoch, GroupId, LogIndex, Membership, NodeId, SeatId, Seq, Side};
+use rdb_proto::types::{Epoch, GroupId, LogIndex, Membership, NodeId, SeatId, Seq, Side, Timestamp};
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -145,7 +145,7 @@ const fn end_to_wire(end: LogEnd) -> Option<wire::LogEnd> {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the wire has it optional")]
-pub(super) fn membership_to_wire(membership: &Membership) -> Option<wire::Membership> {
+fn membership_to_wire(membership: &Membership) -> Option<wire::Membership> {
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     Some(wire::Membership {
         number: membership.number,
@@ -258,7 +258,7 @@ fn end(wire: Option<wire::LogEnd>) -> Result<LogEnd, TransportError> {
     })
 }
 
-pub(super) fn membership(wire: Option<wire::Membership>) -> Result<Membership, TransportError> {
+fn membership(wire: Option<wire::Membership>) -> Result<Membership, TransportError> {
     let wire = wire.ok_or(TransportError::Missing("membership"))?;
     let nodes = |numbers: Vec<u64>| numbers.into_iter().map(NodeId).collect();
     Ok(Membership {
@@ -279,6 +279,51 @@ fn entries(wire: Vec<wire::Entry>) -> Result<Vec<Arc<Entry>>, TransportError> {
         }))
     };
     wire.into_iter().map(entry).collect()
+}
+
+/// Writes what a node has seen of the coordinator.
+pub fn seen_to_wire(seen: &Seen) -> wire::Seen {
+    let seat = |(seat, epoch): (&SeatId, &u64)| wire::SeenSeat {
+        group: seat.group.0,
+        side: seat.side.number(),
+        epoch: *epoch,
+    };
+    wire::Seen {
+        generation: seen.generation,
+        revision: seen.revision,
+        counter: seen.counter.get(),
+        time_us: seen.time.get(),
+        seats: seen.epochs.iter().map(seat).collect(),
+        groups: seen
+            .members
+            .iter()
+            .map(|(group, membership)| wire::SeenGroup {
+                group: group.0,
+                membership: membership_to_wire(membership),
+            })
+            .collect(),
+    }
+}
+
+/// Reads it; `None` when it is not what this release knows.
+pub fn seen_from_wire(seen: wire::Seen) -> Option<Seen> {
+    let seat = |seat: wire::SeenSeat| {
+        let side = Side::from_number(seat.side)?;
+        let group = GroupId(seat.group);
+        Some((SeatId { group, side }, seat.epoch))
+    };
+    let group = |group: wire::SeenGroup| {
+        let membership = membership(group.membership).ok()?;
+        Some((GroupId(group.group), membership))
+    };
+    Some(Seen {
+        generation: seen.generation,
+        revision: seen.revision,
+        counter: Seq(seen.counter),
+        time: Timestamp(seen.time_us),
+        epochs: seen.seats.into_iter().map(seat).collect::<Option<_>>()?,
+        members: seen.groups.into_iter().map(group).collect::<Option<_>>()?,
+    })
 }
 
 #[cfg(test)]

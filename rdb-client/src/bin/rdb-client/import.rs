@@ -21,12 +21,12 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rdb_client::clock::{self, Deadline};
+use rdb_client::json_lines::{ImportFields, ImportLine};
 use rdb_client::{
     Appender, AppenderOptions, Collection, Error, EventId, Expectation, Filter, Key, KeyName, Message,
-    NewEvent, Reason, Receipt, Seq, Start, Stored, Version, derived_event_id,
+    NewEvent, Reason, Receipt, Seq, Start, Stored, Version,
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::time::{Duration, Instant};
@@ -55,9 +55,15 @@ pub(crate) async fn import(context: &mut Context, args: ImportArgs) -> Result<()
         Some(_) => stored_ids(context, &collection).await?,
         None => HashSet::new(),
     };
+    let fields = ImportFields {
+        key: args.key_field,
+        event_type: args.event_type,
+        event_type_field: args.type_field,
+        id: args.id_field,
+    };
     let plan = Plan {
         collection,
-        args,
+        fields,
         seen,
     };
     let client = context.client_with(ANSWER_TIMEOUT);
@@ -124,7 +130,7 @@ fn event_id_of(event: bytes::Bytes) -> Result<Option<EventId>, String> {
 /// How a line becomes an event.
 struct Plan {
     collection: Collection,
-    args: ImportArgs,
+    fields: ImportFields,
     /// Ids of events that are stored already, or were met in this file.
     seen: HashSet<EventId>,
 }
@@ -132,41 +138,9 @@ struct Plan {
 impl Plan {
     /// `None` when the event is known to be stored.
     fn event(&mut self, line: &str) -> Result<Option<(Key, NewEvent)>, String> {
-        let object: Map<String, Value> =
-            serde_json::from_str(line).map_err(|error| format!("not a JSON object: {error}"))?;
-        let key = field(&object, &self.args.key_field)?;
-        let key = key.ok_or_else(|| format!("no field {:?} for the key", self.args.key_field))?;
-        let key = Key::new(&key).map_err(|error| error.to_string())?;
-        let mut event = NewEvent::new(line.to_owned());
-        if let Some(event_type) = &self.args.event_type {
-            event.event_type.clone_from(event_type);
-        } else if let Some(name) = &self.args.type_field {
-            event.event_type = field(&object, name)?.unwrap_or_default();
-        }
-        if let Some(name) = &self.args.id_field {
-            let id = field(&object, name)?.ok_or_else(|| format!("no field {name:?} for the event id"))?;
-            let name = KeyName {
-                collection: self.collection.clone(),
-                key: key.clone(),
-            };
-            event.event_id = derived_event_id(&name, &id);
-            if !self.seen.insert(event.event_id) {
-                return Ok(None);
-            }
-        }
-        Ok(Some((key, event)))
-    }
-}
-
-/// Text, or the digits of a number.
-fn field(object: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {
-    match object.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Number(number)) => Ok(Some(number.to_string())),
-        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
-            Err(format!("field {name:?} is neither text nor a number"))
-        }
+        let line = ImportLine::parse(line, &self.fields, &self.collection)?;
+        let is_new = line.derived_id.is_none_or(|id| self.seen.insert(id));
+        Ok(is_new.then_some((line.key, line.event)))
     }
 }
 
@@ -177,7 +151,7 @@ async fn run(
     progress: &Progress,
 ) -> Result<(), Failure> {
     let mut open: Option<(KeyName, Piece)> = None;
-    let one_each = plan.args.id_field.is_some();
+    let one_each = plan.fields.id.is_some();
     let problem = loop {
         let next = match lines.next() {
             Ok(Some(line)) => plan.event(line.text),
@@ -538,6 +512,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rdb_client::derived_event_id;
 
     fn piece(line: u64) -> Piece {
         Piece::new(line, NewEvent::new("x"))
@@ -585,16 +560,6 @@ mod tests {
         lane.stored(Some(Version(4)));
         lane.stored(Some(Version(5)));
         assert!(lane.is_idle());
-    }
-
-    #[test]
-    fn a_field_is_text_or_a_number() {
-        let object = serde_json::from_str(r#"{"a":"x","b":7,"c":1.50,"d":true,"e":null}"#).unwrap();
-        assert_eq!(field(&object, "a"), Ok(Some("x".to_owned())));
-        assert_eq!(field(&object, "b"), Ok(Some("7".to_owned())));
-        assert_eq!(field(&object, "e"), Ok(None));
-        assert_eq!(field(&object, "none"), Ok(None));
-        assert!(field(&object, "d").is_err());
     }
 
     #[test]

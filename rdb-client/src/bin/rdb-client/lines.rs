@@ -1,17 +1,10 @@
 //! Files of JSON lines: read line by line, each with its number, so that an error can name it.
 
 use crate::failure::Failure;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use rdb_client::{EventId, NewEvent};
 use rdb_proto::limits::PAYLOAD_BYTES_MAX;
-use serde::Deserialize;
-use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use uuid::Uuid;
 
 /// A line is at most the largest payload in base64, and the rest of an event.
 const LINE_BYTES_MAX: usize = 2 * PAYLOAD_BYTES_MAX;
@@ -113,69 +106,9 @@ impl Lines {
     }
 }
 
-/// A line of `append --file`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewEventLine {
-    payload: Option<Value>,
-    payload_base64: Option<String>,
-    #[serde(default, rename = "type")]
-    event_type: String,
-    #[serde(default)]
-    tags: Vec<String>,
-    #[serde(default)]
-    meta: BTreeMap<String, String>,
-    event_id: Option<String>,
-}
-
-impl NewEventLine {
-    /// Text is taken as it is; any other JSON value is stored as its JSON text.
-    pub(crate) fn parse(line: &str) -> Result<NewEvent, String> {
-        let line: Self = serde_json::from_str(line).map_err(|error| error.to_string())?;
-        let payload = match (line.payload, line.payload_base64) {
-            (Some(Value::String(text)), None) => text.into_bytes(),
-            (Some(value), None) => value.to_string().into_bytes(),
-            (None, Some(base64)) => BASE64
-                .decode(base64)
-                .map_err(|error| format!("payload_base64 is not base64: {error}"))?,
-            (None, None) => return Err("neither payload nor payload_base64".to_owned()),
-            (Some(_), Some(_)) => return Err("both payload and payload_base64".to_owned()),
-        };
-        let mut event = NewEvent::new(payload).with_type(line.event_type);
-        event.tags = line.tags;
-        event.meta = line.meta;
-        if let Some(id) = line.event_id {
-            let id = Uuid::parse_str(&id).map_err(|error| format!("event_id is not a UUID: {error}"))?;
-            let id = EventId::from_bytes(id.as_bytes()).map_err(|error| error.to_string())?;
-            event.event_id = id;
-        }
-        Ok(event)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_payload_is_text_any_json_or_base64() {
-        let payload = |line: &str| NewEventLine::parse(line).map(|event| event.payload);
-        assert_eq!(payload(r#"{"payload":"a"}"#).unwrap(), "a");
-        assert_eq!(
-            payload(r#"{"payload":{"b":1,"a":2}}"#).unwrap(),
-            r#"{"b":1,"a":2}"#
-        );
-        assert_eq!(
-            payload(r#"{"payload_base64":"/wAB"}"#).unwrap(),
-            &b"\xff\x00\x01"[..]
-        );
-        assert!(payload("{}").unwrap_err().contains("neither"));
-        assert!(
-            payload(r#"{"payload":"a","tag":["b"]}"#)
-                .unwrap_err()
-                .contains("unknown field `tag`")
-        );
-    }
 
     #[test]
     fn blank_lines_count_but_are_not_events() {

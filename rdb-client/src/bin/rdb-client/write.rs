@@ -3,9 +3,10 @@
 use crate::args::{AppendArgs, DeleteArgs, WriteArgs};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::lines::{Lines, NewEventLine};
+use crate::lines::Lines;
 use crate::output::StoredJson;
 use crate::read::where_to_look;
+use rdb_client::json_lines::NewEventLine;
 use rdb_client::{Error, EventId, Happened, KeyName, NewEvent, Reason};
 
 pub(crate) async fn write(context: &mut Context, args: WriteArgs) -> Result<(), Failure> {

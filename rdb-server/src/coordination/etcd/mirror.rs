@@ -3,7 +3,7 @@
 use super::Shared;
 use super::records::{
     ConfigRecord, ControllerRecord, CounterRecord, EpochRecord, IdRecord, Keys, LeaderRecord, LeavingRecord,
-    LiveRecord, MembersRecord, ReportRecord, decode,
+    LiveRecord, MembersRecord, ReportRecord, decode, encode,
 };
 use crate::coordination::progress::Progress;
 use crate::coordination::{CoordinationError, NodeInfo, Report, SeatKey, View};
@@ -358,9 +358,49 @@ pub(super) fn split_revision(revision: u64) -> (i64, bool) {
     (i64::try_from(revision / 2).unwrap_or(i64::MAX), revision % 2 == 1)
 }
 
+/// Reads keys of a database as a listing brings them, one after the other; what comes of all of them is looked at, and
+/// then each value that could be read is written again. How fuzzing gets at what reads etcd.
+#[doc(hidden)]
+pub fn reread(database: &str, counter: &str, listed: &[(&str, &[u8])]) -> Vec<Option<Vec<u8>>> {
+    let keys = Keys::new(database, counter);
+    let mut mirror = Mirror::default();
+    for (revision, (key, value)) in (1..).zip(listed) {
+        mirror.put(&keys, key, value, revision);
+    }
+    let view = mirror.view(None, &[]);
+    let unreadable = mirror.complaints.len();
+    assert_eq!(view.warnings.len(), unreadable, "operators are told of each");
+    assert_eq!(mirror.is_whole(), unreadable == 0);
+    assert_eq!(mirror.progress().members.len(), view.groups.len());
+    for (seat, key) in &view.seats {
+        assert_eq!(*key, mirror.seat_key(*seat));
+    }
+    listed
+        .iter()
+        .map(|(key, value)| rewritten(&keys, key, value).ok().flatten())
+        .collect()
+}
+
+/// The value as this release writes it; `None` for a key that the database does not have.
+fn rewritten(keys: &Keys, key: &str, value: &[u8]) -> Result<Option<Vec<u8>>, CoordinationError> {
+    Ok(Some(match name_of(keys, key) {
+        Name::Config => encode(&decode::<ConfigRecord>(key, value)?),
+        Name::Id(_) => encode(&decode::<IdRecord>(key, value)?),
+        Name::Live(_) => encode(&decode::<LiveRecord>(key, value)?),
+        Name::Controller => encode(&decode::<ControllerRecord>(key, value)?),
+        Name::Members(_) => encode(&decode::<MembersRecord>(key, value)?),
+        Name::Epoch(_) => encode(&decode::<EpochRecord>(key, value)?),
+        Name::Leader(_) => encode(&decode::<LeaderRecord>(key, value)?),
+        Name::Report(_) => encode(&decode::<ReportRecord>(key, value)?),
+        Name::Leaving(_) => encode(&decode::<LeavingRecord>(key, value)?),
+        Name::Counter => encode(&decode::<CounterRecord>(key, value)?),
+        Name::Other => return Ok(None),
+    }))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::records::{FORMAT, encode};
+    use super::super::records::FORMAT;
     use super::*;
     use uuid::Uuid;
 

@@ -41,6 +41,8 @@ mod watch;
 
 pub use combiner::{Colleagues, NumbersStats};
 pub use join::{Connected, connect};
+#[doc(hidden)]
+pub use mirror::reread;
 pub use session::Session;
 pub use tls::EtcdTls;
 

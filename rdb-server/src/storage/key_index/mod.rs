@@ -18,11 +18,13 @@
 //! | `cursors.rs` | what a change does to a named subscription |
 //! | `store.rs` | when sled is written and when it is believed; the only file that names sled |
 //! | `memory.rs` | the same index without a disk, for tests and simulation |
+//! | `reread.rs` | nothing: how fuzzing gets at what reads the tree |
 
 mod apply;
 mod cursors;
 mod memory;
 mod overlay;
+mod reread;
 mod runs;
 mod store;
 #[cfg(test)]
@@ -30,6 +32,8 @@ mod tests;
 mod window;
 
 pub use memory::MemoryIndex;
+#[doc(hidden)]
+pub use reread::reread_index_value;
 pub use store::{IndexStore, SledIndex};
 
 use super::{Frame, LogReader, StorageError};

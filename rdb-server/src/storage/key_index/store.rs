@@ -269,7 +269,7 @@ fn applied_in(tree: &sled::Tree, path: &Path) -> Result<Option<AppliedEntry>, St
     Ok(meta.and_then(|meta| decode_meta(&meta)))
 }
 
-fn encode_meta(applied: &AppliedEntry) -> Vec<u8> {
+pub(super) fn encode_meta(applied: &AppliedEntry) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.put_u64_le(applied.index.get());
     bytes.put_u64_le(applied.epoch.number);
@@ -278,7 +278,7 @@ fn encode_meta(applied: &AppliedEntry) -> Vec<u8> {
     bytes
 }
 
-fn decode_meta(mut bytes: &[u8]) -> Option<AppliedEntry> {
+pub(super) fn decode_meta(mut bytes: &[u8]) -> Option<AppliedEntry> {
     let applied = AppliedEntry {
         index: LogIndex(bytes.try_get_u64_le().ok()?),
         epoch: Epoch {
