@@ -13,6 +13,7 @@
 //! | [`checkers`] | one promise a file, judged from that record and from the change stream |
 //! | [`mutations`] | the named mutation for each promise, and the case that must go red under it |
 //! | [`sim`] | whole clusters of the core in one thread, from one seed |
+//! | [`fuzz`] | bytes that nobody wrote, for everything that reads bytes of others |
 //! | [`model`] | a few members of a seat, in every order of what can happen |
 //! | [`random`], [`time`], [`arguments`] | seeded choices; deadlines; words of a command line |
 //!
@@ -41,6 +42,7 @@ pub mod disk;
 pub mod etcd;
 pub mod failover;
 pub mod files;
+pub mod fuzz;
 pub mod lan;
 pub mod model;
 pub mod mutations;

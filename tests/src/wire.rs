@@ -601,7 +601,7 @@ pub fn assert_reason<T: std::fmt::Debug>(answer: Answer<T>, reason: Reason) -> R
 
 /// Passes bytes through as they are.
 #[derive(Debug, Clone, Copy)]
-struct RawCodec;
+pub(crate) struct RawCodec;
 
 impl Codec for RawCodec {
     type Encode = Bytes;
