@@ -51,6 +51,13 @@ impl Measured {
         let rank = (self.pauses.len() * percent).div_ceil(100).max(1);
         self.pauses[rank - 1]
     }
+
+    /// A line of the table, in milliseconds.
+    pub fn line(&self, way: &str) -> String {
+        let [p50, p99, max] = [50, 99, 100].map(|percent| self.percentile(percent).as_millis());
+        let (times, other) = (self.pauses.len(), self.other.as_millis());
+        format!("{way:<8} {times:>5} {p50:>6} {p99:>6} {max:>6}   {other:>6}")
+    }
 }
 
 /// Loses the leader of seat 0.0 so many times.

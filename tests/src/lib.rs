@@ -15,6 +15,7 @@
 //! | [`sim`] | whole clusters of the core in one thread, from one seed |
 //! | [`fuzz`] | bytes that nobody wrote, for everything that reads bytes of others |
 //! | [`model`] | a few members of a seat, in every order of what can happen |
+//! | [`scorecard`] | what all of it comes to, beside the figures that are asked |
 //! | [`random`], [`time`], [`arguments`] | seeded choices; deadlines; words of a command line |
 //!
 //! Nothing here waits for a fixed time: a case waits for an event, under a deadline that only a fault reaches.
@@ -49,6 +50,7 @@ pub mod mutations;
 pub mod process;
 pub mod random;
 pub mod relay;
+pub mod scorecard;
 pub mod sim;
 pub mod time;
 pub mod torture;

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 pub struct Relay {
     address: SocketAddr,
     is_hanging: Arc<AtomicBool>,
+    holds_answers: Arc<AtomicBool>,
     passing: Mutex<JoinSet<()>>,
 }
 
@@ -22,7 +23,12 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let is_hanging = Arc::new(AtomicBool::new(false));
-        let (server, hangs) = (server.to_owned(), Arc::clone(&is_hanging));
+        let holds_answers = Arc::new(AtomicBool::new(false));
+        let (server, hangs, holds) = (
+            server.to_owned(),
+            Arc::clone(&is_hanging),
+            Arc::clone(&holds_answers),
+        );
         let mut passing = JoinSet::new();
         passing.spawn(async move {
             // Dropped with the task, and with it every connection.
@@ -32,13 +38,18 @@ impl Relay {
                     continue;
                 };
                 let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-                connections.spawn(pass(near_in, far_out, Arc::clone(&hangs)));
-                connections.spawn(pass(far_in, near_out, Arc::clone(&hangs)));
+                connections.spawn(pass(near_in, far_out, vec![Arc::clone(&hangs)]));
+                connections.spawn(pass(
+                    far_in,
+                    near_out,
+                    vec![Arc::clone(&hangs), Arc::clone(&holds)],
+                ));
             }
         });
         Self {
             address,
             is_hanging,
+            holds_answers,
             passing: Mutex::new(passing),
         }
     }
@@ -57,12 +68,17 @@ impl Relay {
     pub fn hang(&self) {
         self.is_hanging.store(true, Ordering::Release);
     }
+
+    /// Passes requests on, and no answers any more.
+    pub fn hold_answers(&self) {
+        self.holds_answers.store(true, Ordering::Release);
+    }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, is_hanging: Arc<AtomicBool>) {
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, holds: Vec<Arc<AtomicBool>>) {
     let mut bytes = vec![0; 16 << 10];
     while let Ok(length) = from.read(&mut bytes).await {
-        if is_hanging.load(Ordering::Acquire) {
+        if holds.iter().any(|holds| holds.load(Ordering::Acquire)) {
             return std::future::pending().await;
         }
         if length == 0 || to.write_all(&bytes[..length]).await.is_err() {

@@ -42,12 +42,7 @@ async fn table(lan: &Lan, arguments: Arguments<'_>) -> io::Result<()> {
         .filter(|(name, _)| wanted.split(',').any(|word| word == *name))
     {
         let measured = measure(&mut cluster, lan, *way, times).await;
-        let [p50, p99, max] = [50, 99, 100].map(|percent| measured.percentile(percent).as_millis());
-        let other = measured.other.as_millis();
-        writeln!(
-            out,
-            "{name:<8} {times:>5} {p50:>6} {p99:>6} {max:>6}   {other:>6}"
-        )?;
+        writeln!(out, "{}", measured.line(name))?;
     }
     Ok(())
 }
