@@ -84,6 +84,7 @@ impl Torture {
             let number = from[name].as_u64();
             number.ok_or_else(|| format!("torture says nothing of {name}"))
         };
+        let again = report["again"].as_str().unwrap_or_default();
         let texts = report["violations"]
             .as_array()
             .ok_or("torture says nothing of violations")?;
@@ -97,7 +98,7 @@ impl Torture {
             deliveries: number(&report, "deliveries")?,
             violations: texts
                 .iter()
-                .map(|text| text.as_str().unwrap_or_default().to_owned())
+                .map(|text| format!("{} (again: {again})", text.as_str().unwrap_or_default()))
                 .collect(),
             not_run: of_fault["not_run"].as_str().map(str::to_owned),
         })
@@ -224,7 +225,9 @@ mod tests {
         assert_eq!(read(&report), Ok(Torture::default()));
         report.violated("an event is lost");
         let mut all = read(&report).unwrap();
-        assert_eq!(all.violations, ["after round 0: an event is lost"]);
+        let told =
+            "after round 0: an event is lost (again: torture --seed 1 --rounds 1 --nodes 3 --only kill)";
+        assert_eq!(all.violations, [told]);
         all.add(Torture {
             times: 3,
             deliveries: 5,

@@ -183,7 +183,9 @@ impl Arena {
                 report.violated(&format!("n{} shows another stream than n1", node + 1));
             }
         }
-        self.upto.send_replace(all.last().map(|event| event.seq.get()));
+        // The time may be over before anything was written.
+        let last = all.last().map_or(0, |event| event.seq.get());
+        self.upto.send_replace(Some(last));
         let followers = std::mem::take(&mut self.followers);
         let followers = within(CATCHING_UP, "the followers to catch up", followers.join_all()).await;
         for follower in followers {
