@@ -23,8 +23,8 @@
 //! | `retry` | whether a failed call is made again, and what is told in the end |
 //! | `write` | writes, appends and deletes, with one event id for all attempts |
 //! | `append_each` | appends of all callers over one stream to a node |
-//! | `json_lines` | events of the command line's files |
 //! | `append_stream` | many appends under way on one stream |
+//! | `json_lines` | events of the command line's files |
 //! | `read` | reads, history, lists of keys |
 //! | `subscribe` | the change stream, over lost connections |
 //! | `handed_out` | what of it came before, when it is in the order of keys |

@@ -156,6 +156,10 @@ methods! {
         count: 3,
         generation: 1,
     };
+    "/rdb.v1.Data/AppendEach" v1::AppendEachRequest, stream = v1::AppendEachRequest {
+        number: 7,
+        append: Some(append()),
+    };
 }
 
 fn new_event() -> v1::NewEvent {
