@@ -74,8 +74,10 @@ fn run_some(arguments: Arguments<'_>, out: &mut dyn io::Write) -> io::Result<Exi
     for one in targets {
         let inputs: Vec<Vec<u8>> = kept(one).into_iter().map(|(_, bytes)| bytes).collect();
         let mut trace = |input: &[u8]| {
-            if let Some(file) = arguments.value("--trace") {
-                fs::write(file, input).unwrap();
+            if let Some(file) = arguments.value("--trace")
+                && let Err(error) = fs::write(file, input)
+            {
+                say(&format!("{file}: {error}"));
             }
         };
         let limit = Duration::from_secs(seconds);

@@ -68,5 +68,8 @@ fn machine() -> String {
     } else {
         "release"
     };
-    format!("{cores} cores, {profile} build")
+    // Failovers are measured in milliseconds: whoever reads them wants to know what else was going on.
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("unknown").to_owned();
+    format!("{cores} cores, load {load} at the start, {profile} build")
 }

@@ -35,7 +35,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     ];
     let mut cursor: Vec<u8> = [3_u64, 2, 9].iter().flat_map(|n| n.to_le_bytes()).collect();
     cursor.push(0);
-    let held = [&cursor[..], &[7; 16]].concat();
+    let cursor_held = [&cursor[..], &[7; 16]].concat();
     let mut meta: Vec<u8> = [40_u64, 3, 5].iter().flat_map(|n| n.to_le_bytes()).collect();
     meta.extend_from_slice(&0x1234_5678_u32.to_le_bytes());
     vec![
@@ -44,6 +44,6 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
         named("chunk", input(b"vshop\0orders/17\0\0\0\0\0\0\0\0\x01", &runs)),
         named("applied", input(b"m", &meta)),
         named("cursor", input(b"smails", &cursor)),
-        named("cursor-held", input(b"smails", &held)),
+        named("cursor-held", input(b"smails", &cursor_held)),
     ]
 }

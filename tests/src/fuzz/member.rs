@@ -72,11 +72,14 @@ fn read_seen(seen: member::Seen) {
     assert_eq!(known, once);
 }
 
-fn seeds() -> Vec<(String, Vec<u8>)> {
-    let seat = SeatId {
-        group: GroupId(1),
-        side: Side::One,
-    };
+const SEAT: SeatId = SeatId {
+    group: GroupId(1),
+    side: Side::One,
+};
+
+/// One of each kind.
+#[expect(clippy::too_many_lines, reason = "a list")]
+fn messages() -> Vec<(&'static str, Message)> {
     let epoch = sample::EPOCH;
     let end = LogEnd {
         epoch,
@@ -95,7 +98,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
             commit: LogIndex(8),
         },
     };
-    let messages = [
+    vec![
         ("fence", Message::Fence { epoch, config: 2 }),
         (
             "fence-ack",
@@ -144,7 +147,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
             Message::Reject {
                 epoch,
                 promised: epoch,
-                membership: membership.clone(),
+                membership,
             },
         ),
         (
@@ -162,9 +165,16 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
                 is_unheard: true,
             },
         ),
-    ];
+    ]
+}
+
+fn seeds() -> Vec<(String, Vec<u8>)> {
+    let membership = sample::membership();
     let input = |kind: u8, bytes: Vec<u8>| [vec![kind], bytes].concat();
-    let wires = messages.map(|(name, message)| (name, to_wire(seat, message)));
+    let wires = messages().into_iter();
+    let wires: Vec<_> = wires
+        .map(|(name, message)| (name, to_wire(SEAT, message)))
+        .collect();
     let mut seeds: Vec<_> = wires
         .iter()
         .map(|(name, wire)| named(name, input(0, wire.encode_to_vec())))
@@ -178,7 +188,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
         revision: 70,
         counter: Seq(1 << 40),
         time: Timestamp(9),
-        epochs: BTreeMap::from([(seat, 7)]),
+        epochs: BTreeMap::from([(SEAT, 7)]),
         members: BTreeMap::from([(GroupId(1), membership)]),
     };
     let seen = seen_to_wire(&seen);

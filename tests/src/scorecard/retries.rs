@@ -83,7 +83,7 @@ async fn lose_answers(node: SocketAddr, api: &mut Api, requests: &[v1::WriteRequ
     let before = through.status().await.unwrap().counter;
     relay.hold_answers();
     let mut calls = JoinSet::new();
-    for request in requests.to_vec() {
+    for request in requests.iter().cloned() {
         let mut through = through.clone();
         calls.spawn(async move { through.write_request(request).await });
     }
