@@ -314,10 +314,27 @@ impl Node {
     }
 }
 
-/// Sends a process a signal.
+/// Sends a process a signal. One that is stopped stands still when this returns: on a busy machine its threads run on for a
+/// moment.
 pub fn signal_to(process: u32, signal: Signal) {
     let id = i32::try_from(process).unwrap();
     kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+    while signal == Signal::STOP && !stands_still(process) {
+        std::thread::yield_now();
+    }
+}
+
+/// Whether every thread of a process is stopped, or gone.
+fn stands_still(process: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{process}/task")) else {
+        return true;
+    };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state stands behind the name, which may hold anything.
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        state.is_none_or(|state| "TtZX".contains(state))
+    })
 }
 
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
