@@ -7,7 +7,7 @@
 //!
 //! | how | where |
 //! |---|---|
-//! | over the kept inputs, and changes of them from a seed, in an ordinary build | [`run`], `tests/tests/fuzz.rs`, `fuzz run` |
+//! | over the kept inputs, and changes of them from a seed, in an ordinary build | [`run()`], `tests/tests/fuzz.rs`, `fuzz run` |
 //! | guided by coverage | `scripts/fuzz`, crate `tests/fuzz` |
 //! | over one file | `fuzz replay TARGET FILE` |
 //!
