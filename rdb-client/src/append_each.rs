@@ -67,7 +67,7 @@ impl AppendStreams {
     /// Sends an append to the node, over a stream by this client if there is none, and waits for its answer.
     ///
     /// **Cancel safety**: dropping the future leaves the outcome unknown.
-    pub(crate) async fn append(&self, server: Server, append: v1::AppendRequest) -> Answer {
+    pub(crate) async fn append(&self, server: impl FnOnce() -> Server, append: v1::AppendRequest) -> Answer {
         let stream = self.stream(server);
         let place = Place::take(&stream.waiting)?;
         let request = v1::AppendEachRequest {
@@ -79,12 +79,12 @@ impl AppendStreams {
         place.answer().await
     }
 
-    fn stream(&self, server: Server) -> Arc<Stream> {
+    fn stream(&self, server: impl FnOnce() -> Server) -> Arc<Stream> {
         // A panic while the lock was held left a stream or none.
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*open {
             Some(stream) if lock(&stream.waiting).is_open() => Arc::clone(stream),
-            _ => Arc::clone(open.insert(Arc::new(Stream::open(server)))),
+            _ => Arc::clone(open.insert(Arc::new(Stream::open(server())))),
         }
     }
 }

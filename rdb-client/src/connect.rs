@@ -55,7 +55,7 @@ impl Node {
 
     /// Appends over the stream that all callers share.
     pub(crate) async fn append(&self, append: v1::AppendRequest) -> Result<v1::AppendResponse, Error> {
-        let server = Server {
+        let server = || Server {
             address: Arc::clone(&self.address),
             client: self.data(),
             runtime: self.runtime.clone(),
