@@ -3,13 +3,16 @@
 use super::status::CallError;
 use super::{Api, forward};
 use crate::clock;
-use crate::node::{Append, Need, NodeError, Route, Stored};
-use prost::Message as _;
+use crate::node::{Append, Need, NodeError, Peer, Route, Stored};
+use prost::Message;
 use rdb_proto::convert;
 use rdb_proto::event::{EventKind, Expectation};
-use rdb_proto::types::{EventId, FieldError, KeyName, Seq};
+use rdb_proto::types::{EventId, FieldError, KeyName, SeatId, Seq};
 use rdb_proto::v1;
-use tonic::Request;
+use rdb_proto::v1::data_client::DataClient;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
 
 pub(super) async fn write(
     api: &Api,
@@ -19,11 +22,11 @@ pub(super) async fn write(
     let name = KeyName::new(&request.collection, &request.key)?;
     if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, Need::Leader)? {
         let event_id = named(request.event.as_mut())?;
-        let _room = api.node.room_for(request.encoded_len())?;
-        let request = forward::pass_on(&metadata, &[seat], request);
-        let mut leader = api.peers.data(&peer.address)?;
-        let answer = forward::answered(&api.node, (seat, &peer), leader.write(request)).await;
-        let answer = answer.map_err(|status| forward::write_failed(status, seat, event_id))?;
+        let change = (&metadata, event_id, request);
+        let answer = at_leader(api, (seat, &peer), change, |mut leader, request| async move {
+            leader.write(request).await
+        });
+        let answer = answer.await?;
         return Ok(v1::WriteResponse {
             led_at: peer.address,
             ..answer
@@ -53,11 +56,11 @@ pub(super) async fn append(
     let name = KeyName::new(&request.collection, &request.key)?;
     if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, Need::Leader)? {
         let event_id = all_named(&mut request)?;
-        let _room = api.node.room_for(request.encoded_len())?;
-        let request = forward::pass_on(&metadata, &[seat], request);
-        let mut leader = api.peers.data(&peer.address)?;
-        let answer = forward::answered(&api.node, (seat, &peer), leader.append(request)).await;
-        let answer = answer.map_err(|status| forward::write_failed(status, seat, event_id))?;
+        let change = (&metadata, event_id, request);
+        let answer = at_leader(api, (seat, &peer), change, |mut leader, request| async move {
+            leader.append(request).await
+        });
+        let answer = answer.await?;
         return Ok(v1::AppendResponse {
             led_at: peer.address,
             ..answer
@@ -78,11 +81,11 @@ pub(super) async fn delete(
     let name = KeyName::new(&request.collection, &request.key)?;
     if let (seat, Route::There(peer)) = forward::route(&api.node, &metadata, &name, Need::Leader)? {
         let event_id = named(Some(request.event.get_or_insert_default()))?;
-        let _room = api.node.room_for(request.encoded_len())?;
-        let request = forward::pass_on(&metadata, &[seat], request);
-        let mut leader = api.peers.data(&peer.address)?;
-        let answer = forward::answered(&api.node, (seat, &peer), leader.delete(request)).await;
-        let answer = answer.map_err(|status| forward::write_failed(status, seat, event_id))?;
+        let change = (&metadata, event_id, request);
+        let answer = at_leader(api, (seat, &peer), change, |mut leader, request| async move {
+            leader.delete(request).await
+        });
+        let answer = answer.await?;
         return Ok(v1::DeleteResponse {
             led_at: peer.address,
             ..answer
@@ -110,6 +113,23 @@ pub(super) async fn delete(
         result: stored.first().map(to_wire),
         led_at: String::new(),
     })
+}
+
+/// Has the node that leads the key's seat make a change, which is named by the id of its first event.
+async fn at_leader<R: Message, T, Fut>(
+    api: &Api,
+    (seat, peer): (SeatId, &Peer),
+    (metadata, event_id, request): (&MetadataMap, EventId, R),
+    call: impl FnOnce(DataClient<Channel>, Request<R>) -> Fut,
+) -> Result<T, CallError>
+where
+    Fut: Future<Output = Result<Response<T>, Status>> + Send,
+{
+    let _room = api.node.room_for(request.encoded_len())?;
+    let request = forward::pass_on(metadata, &[seat], request);
+    let leader = api.peers.data(&peer.address)?;
+    let answer = forward::answered(&api.node, (seat, peer), call(leader, request)).await;
+    answer.map_err(|status| forward::write_failed(status, seat, event_id))
 }
 
 /// Gives an event that has no id one before it leaves, so that an unknown outcome can be named.
