@@ -1,6 +1,6 @@
 //! Events: as clients hand them in ([`NewEvent`]), as the log keeps them ([`StoredEvents`]) and one by one ([`Event`]).
 
-use crate::types::{EventId, FieldError, Key, KeyName, Seq, Timestamp, Version};
+use crate::types::{Collection, EventId, FieldError, Key, KeyName, Seq, Timestamp, Version};
 use crate::{convert, v1};
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -124,6 +124,67 @@ impl Event {
     /// [`EventError`] when the bytes are not an event.
     pub fn decode(encoded: Bytes) -> Result<Self, EventError> {
         convert::event(v1::Event::decode(encoded)?)
+    }
+}
+
+/// What filters ask of an event, read without looking at the rest of it or copying: each subscriber looks at each event.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Facets {
+    #[prost(uint64, tag = "1")]
+    seq: u64,
+    #[prost(bytes = "bytes", tag = "2")]
+    collection: Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    key: Bytes,
+    #[prost(enumeration = "v1::EventKind", tag = "5")]
+    kind: i32,
+    #[prost(bytes = "bytes", tag = "6")]
+    event_type: Bytes,
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    tags: Vec<Bytes>,
+}
+
+impl Facets {
+    /// Reads them of an event in its wire form.
+    ///
+    /// # Errors
+    /// [`EventError::Encoding`] when the bytes are not an event. What stands in its fields is not checked.
+    pub fn of(encoded: Bytes) -> Result<Self, EventError> {
+        Ok(Self::decode(encoded)?)
+    }
+
+    /// Its seq.
+    pub const fn seq(&self) -> Seq {
+        Seq(self.seq)
+    }
+
+    /// Name of its collection, never empty.
+    pub fn collection(&self) -> &[u8] {
+        if self.collection.is_empty() {
+            Collection::DEFAULT.as_bytes()
+        } else {
+            &self.collection
+        }
+    }
+
+    /// Its key.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Whether it is of this kind.
+    pub fn is(&self, kind: EventKind) -> bool {
+        self.kind() == convert::event_kind_to_wire(kind)
+    }
+
+    /// Its type; empty means none.
+    pub fn event_type(&self) -> &[u8] {
+        &self.event_type
+    }
+
+    /// Its tags.
+    pub fn tags(&self) -> impl Iterator<Item = &[u8]> {
+        self.tags.iter().map(Bytes::as_ref)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which events pass to a subscriber: each part that is given must match, and within a part one value is enough.
 
-use rdb_proto::event::{Event, EventKind};
+use rdb_proto::event::{EventKind, Facets};
 
 /// A subscriber's filter. A part without values lets everything through.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,19 +24,15 @@ impl Filter {
     }
 
     /// Whether this event passes.
-    pub fn matches(&self, event: &Event) -> bool {
-        let any = |values: &[String], is_match: &dyn Fn(&str) -> bool| {
-            values.is_empty() || values.iter().any(|value| is_match(value))
+    pub fn matches(&self, event: &Facets) -> bool {
+        let any = |values: &[String], is_match: &dyn Fn(&[u8]) -> bool| {
+            values.is_empty() || values.iter().any(|value| is_match(value.as_bytes()))
         };
-        any(&self.collections, &|name| name == event.name.collection.as_str())
-            && any(&self.key_prefixes, &|prefix| {
-                event.name.key.as_str().starts_with(prefix)
-            })
-            && any(&self.types, &|name| name == event.event_type)
-            && any(&self.tags, &|tag| {
-                event.tags.iter().any(|of_event| of_event == tag)
-            })
-            && (self.kinds.is_empty() || self.kinds.contains(&event.kind))
+        any(&self.collections, &|name| name == event.collection())
+            && any(&self.key_prefixes, &|prefix| event.key().starts_with(prefix))
+            && any(&self.types, &|name| name == event.event_type())
+            && any(&self.tags, &|tag| event.tags().any(|of_event| of_event == tag))
+            && (self.kinds.is_empty() || self.kinds.iter().any(|&kind| event.is(kind)))
     }
 }
 
@@ -44,21 +40,26 @@ impl Filter {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use rdb_proto::types::{EventId, KeyName, Seq, Timestamp, Version};
+    use prost::Message as _;
+    use rdb_proto::v1;
 
-    fn event() -> Event {
-        Event {
-            seq: Seq(1),
-            name: KeyName::new("shop", "orders/17").unwrap(),
-            version: Version(1),
-            kind: EventKind::Write,
-            event_type: "placed".to_owned(),
-            tags: vec!["eu".to_owned(), "new".to_owned()],
-            meta: std::collections::BTreeMap::new(),
-            payload: Bytes::new(),
-            event_id: EventId::from_bytes(&[1; 16]).unwrap(),
-            time: Timestamp(1),
-        }
+    fn event_of(collection: &str) -> Facets {
+        let event = v1::Event {
+            seq: 1,
+            collection: collection.to_owned(),
+            key: "orders/17".to_owned(),
+            version: 1,
+            kind: v1::EventKind::Write.into(),
+            r#type: "placed".to_owned(),
+            tags: list(&["eu", "new"]),
+            payload: Bytes::from_static(b"not looked at"),
+            ..Default::default()
+        };
+        Facets::of(event.encode_to_vec().into()).unwrap()
+    }
+
+    fn event() -> Facets {
+        event_of("shop")
     }
 
     fn list(values: &[&str]) -> Vec<String> {
@@ -106,5 +107,15 @@ mod tests {
             }
             .matches(&event())
         );
+    }
+    #[test]
+    fn an_event_of_no_collection_is_of_the_default_one() {
+        let filter = |name| Filter {
+            collections: list(&[name]),
+            ..Filter::default()
+        };
+        assert!(filter("default").matches(&event_of("")));
+        assert!(!filter("shop").matches(&event_of("")));
+        assert!(filter("shop").matches(&event()));
     }
 }

@@ -5,7 +5,7 @@ use super::seat::SeatSource;
 use crate::sabotage::{self, Sabotage};
 use crate::storage::{Frame, StorageError};
 use bytes::Bytes;
-use rdb_proto::event::{Event, EventError, split_batch, with_before};
+use rdb_proto::event::{Event, EventError, Facets, split_batch, with_before};
 use rdb_proto::types::Seq;
 
 /// In which order events come.
@@ -57,35 +57,37 @@ impl Selection {
         // An entry holds dense versions of one key, so only its first event has another entry's event before it.
         let mut last: Option<Bytes> = None;
         for encoded in split_batch(frame.body.clone()).map_err(damaged)? {
-            let event = Event::decode(encoded.clone()).map_err(damaged)?;
+            let facets = Facets::of(encoded.clone()).map_err(damaged)?;
             let before = last.replace(encoded.clone());
-            if event.seq <= after || !self.filter.matches(&event) {
+            let seq = facets.seq();
+            if seq <= after || !self.filter.matches(&facets) {
                 continue;
             }
-            if event.seq <= self.snapshot {
+            let event = || Event::decode(encoded.clone()).map_err(damaged);
+            if seq <= self.snapshot {
                 let as_of = if sabotage::is(Sabotage::SnapshotSeam) {
                     self.snapshot.previous()
                 } else {
                     self.snapshot
                 };
-                if seat.is_held(&event, as_of)? {
-                    passed.push((event.seq, encoded));
+                if seat.is_held(&event()?, as_of)? {
+                    passed.push((seq, encoded));
                 }
                 continue;
             }
             if !self.with_before {
-                passed.push((event.seq, encoded));
+                passed.push((seq, encoded));
                 continue;
             }
             let before = match before {
                 Some(before) => Some(before),
-                None => seat.before(&event, frame.index)?,
+                None => seat.before(&event()?, frame.index)?,
             };
             let change = match before {
                 Some(before) => with_before(&encoded, &before),
                 None => encoded,
             };
-            passed.push((event.seq, change));
+            passed.push((seq, change));
         }
         Ok(passed)
     }
