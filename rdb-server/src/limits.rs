@@ -48,8 +48,11 @@ pub const LISTENER_WAIT_MAX: Duration = Duration::from_millis(50);
 /// A stream that was told nothing for this long is not counted.
 pub const LISTENER_QUIET: Duration = Duration::from_secs(1);
 
-/// Live events are gathered no further than this many seqs: far from [`FELL_BEHIND_SEQS`].
+/// Live events are gathered no further than this many seqs and [`MARK_STRIDE`]: far from [`FELL_BEHIND_SEQS`].
 pub const LISTENER_SEQS_MAX: u64 = 2_000;
+
+/// Whoever lets live events gather is woken when the mark has gone on by this many seqs.
+pub const MARK_STRIDE: u64 = 1_000;
 
 /// A subscriber that was caught up and is this many seqs behind is told that it fell behind.
 pub const FELL_BEHIND_SEQS: u64 = 10_000;

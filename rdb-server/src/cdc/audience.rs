@@ -1,23 +1,44 @@
-//! How many are told events here, and how long each waits between two messages for that: what a message costs does not
-//! depend on how many events are in it, and writers share the machine with those who listen.
+//! How many are told events here, and when it is each one's turn again: what a message costs does not depend on how many
+//! events are in it, and writers share the machine with those who listen. Turns are spread out: an append that comes while
+//! a hundred streams are told the same event would wait for all of them.
 //!
 //! Who has been told nothing for a while is told at once: only a stream of events is gathered. Pure: time comes from
 //! outside.
 
 use crate::limits::{AUDIENCE_FREE, LISTENER_QUIET, LISTENER_TURN, LISTENER_WAIT_MAX, STREAM_MESSAGE_BYTES};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many were told events lately, of those who listen at a node.
+/// Those who listen at a node.
 #[derive(Debug, Default)]
-pub struct Audience(AtomicU32);
+pub struct Audience(Mutex<Turns>);
+
+#[derive(Debug, Default)]
+struct Turns {
+    /// How many were told events lately.
+    listeners: u32,
+    last: Option<Instant>,
+}
+
+impl Turns {
+    /// When it is the turn of one who is told events now.
+    fn after(&mut self, now: Instant) -> Instant {
+        let beyond = self.listeners.saturating_sub(AUDIENCE_FREE);
+        let wait = LISTENER_TURN.saturating_mul(beyond).min(LISTENER_WAIT_MAX);
+        let apart = wait / self.listeners.max(1);
+        let earliest = now + wait;
+        let turn = self.last.map_or(earliest, |last| last + apart);
+        // Who leaves does not give its turn back.
+        let turn = turn.clamp(earliest, earliest + wait);
+        self.last = Some(turn);
+        turn
+    }
+}
 
 impl Audience {
-    /// Least time between two messages to each.
-    fn wait(&self) -> Duration {
-        let beyond = self.0.load(Ordering::Relaxed).saturating_sub(AUDIENCE_FREE);
-        LISTENER_TURN.saturating_mul(beyond).min(LISTENER_WAIT_MAX)
+    fn turns<T>(&self, ask: impl FnOnce(&mut Turns) -> T) -> T {
+        // A panic while the lock was held left numbers that are no worse than others.
+        ask(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -25,51 +46,54 @@ impl Audience {
 #[derive(Debug)]
 pub(super) struct Listener {
     audience: Arc<Audience>,
-    told_at: Option<Instant>,
-    is_full: bool,
+    told: Option<Told>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    at: Instant,
+    next: Instant,
 }
 
 impl Listener {
     pub(super) const fn of(audience: Arc<Audience>) -> Self {
-        Self {
-            audience,
-            told_at: None,
-            is_full: false,
-        }
+        Self { audience, told: None }
     }
 
-    /// Notes that events were sent. A message that is well filled has been gathered already.
+    /// Notes that events were sent. A message that is well filled has been gathered already: the next one need not be.
     pub(super) fn told(&mut self, bytes: usize, now: Instant) {
-        self.is_full = bytes >= STREAM_MESSAGE_BYTES / 2;
-        if self.told_at.replace(now).is_none() {
-            self.audience.0.fetch_add(1, Ordering::Relaxed);
-        }
+        let is_full = bytes >= STREAM_MESSAGE_BYTES / 2;
+        let is_new = self.told.is_none();
+        let next = self.audience.turns(|turns| {
+            turns.listeners += u32::from(is_new);
+            if is_full { now } else { turns.after(now) }
+        });
+        self.told = Some(Told { at: now, next });
     }
 
     /// To be asked now and then: whoever was told nothing for long is not counted any more.
     pub(super) fn look(&mut self, now: Instant) {
-        let is_quiet = |told_at: &mut Instant| now.saturating_duration_since(*told_at) >= LISTENER_QUIET;
-        if self.told_at.take_if(is_quiet).is_some() {
-            self.audience.0.fetch_sub(1, Ordering::Relaxed);
+        let is_quiet = |told: &mut Told| now.saturating_duration_since(told.at) >= LISTENER_QUIET;
+        if self.told.take_if(is_quiet).is_some() {
+            self.leave();
         }
     }
 
     /// How long until it is this one's turn again.
     pub(super) fn rest(&self, now: Instant) -> Duration {
-        match self.told_at {
-            Some(told_at) if !self.is_full => {
-                let passed = now.saturating_duration_since(told_at);
-                self.audience.wait().saturating_sub(passed)
-            }
-            Some(_) | None => Duration::ZERO,
-        }
+        self.told
+            .map_or(Duration::ZERO, |told| told.next.saturating_duration_since(now))
+    }
+
+    fn leave(&self) {
+        self.audience.turns(|turns| turns.listeners -= 1);
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.told_at.is_some() {
-            self.audience.0.fetch_sub(1, Ordering::Relaxed);
+        if self.told.is_some() {
+            self.leave();
         }
     }
 }
@@ -93,19 +117,63 @@ mod tests {
         }
     }
 
+    /// Tells each when it is its turn, as long as there are events: who was told, and when.
+    fn take_turns(all: &mut [Listener], mut now: Instant, end: Instant) -> Vec<(usize, Instant)> {
+        let mut told = Vec::new();
+        while now < end {
+            for (n, one) in all.iter_mut().enumerate() {
+                if one.rest(now).is_zero() {
+                    one.told(100, now);
+                    told.push((n, now));
+                }
+            }
+            now += Duration::from_micros(50);
+        }
+        told
+    }
+
     #[test]
     fn the_more_are_told_events_the_longer_these_are_gathered() {
         let now = clock::monotonic();
         for (count, turns) in [(1, 0), (AUDIENCE_FREE, 0), (AUDIENCE_FREE + 40, 40)] {
+            let wait = LISTENER_TURN * turns;
             let mut all = listeners(count, now);
-            assert_eq!(all[0].rest(now), LISTENER_TURN * turns);
-            assert_eq!(all[0].rest(now + LISTENER_TURN * turns), Duration::ZERO);
+            take_turns(&mut all, now, now + wait * 4);
+            all[0].told(100, now + wait * 4);
+            let rest = all[0].rest(now + wait * 4);
+            assert!(wait <= rest && rest <= wait * 2, "{rest:?} of {count}");
             let new = Listener::of(Arc::clone(&all[0].audience));
             assert_eq!(new.rest(now), Duration::ZERO, "nothing was told yet");
             all.truncate(1);
-            assert_eq!(all[0].rest(now), Duration::ZERO, "the others have left");
+            tell(&mut all, now + wait * 8);
+            assert_eq!(
+                all[0].rest(now + wait * 8),
+                Duration::ZERO,
+                "the others have left"
+            );
         }
-        assert_eq!(listeners(100_000, now)[0].rest(now), LISTENER_WAIT_MAX);
+        let rests = listeners(100_000, now);
+        let longest = rests.iter().map(|one| one.rest(now)).max();
+        assert!(longest <= Some(LISTENER_WAIT_MAX * 2), "{longest:?}");
+    }
+
+    #[test]
+    fn turns_are_spread_out() {
+        let now = clock::monotonic();
+        let mut all = listeners(100, now);
+        let told = take_turns(&mut all, now, now + Duration::from_secs(1));
+        let (_, steady) = told.split_at(200);
+        for (n, (_, at)) in steady.iter().enumerate() {
+            let within = Duration::from_millis(1);
+            let together = steady[n..].iter().take_while(|(_, other)| *other < *at + within);
+            assert!(together.count() <= 6, "too many at {:?}", *at - now);
+        }
+        let turns = |n| steady.iter().filter(|(who, _)| *who == n).count();
+        let (least, most) = ((0..100).map(turns).min(), (0..100).map(turns).max());
+        assert!(
+            least >= Some(35) && most <= Some(45),
+            "{least:?} to {most:?} turns"
+        );
     }
 
     #[test]
@@ -125,8 +193,10 @@ mod tests {
         for one in &mut all {
             one.look(later);
         }
+        all[0].told(100, later);
         assert_eq!(all[0].rest(later), Duration::ZERO);
         tell(&mut all, later);
-        assert_eq!(all[0].rest(later), LISTENER_TURN * 40);
+        all[0].told(100, later);
+        assert!(all[0].rest(later) >= LISTENER_TURN * 40);
     }
 }

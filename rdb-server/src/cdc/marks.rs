@@ -3,6 +3,7 @@
 //! A seat's mark is valid only together with the commit index that it was confirmed for (DESIGN 7): the commit is
 //! stored first and read last, so that whoever sees a mark finds every entry at or below it.
 
+use crate::limits::MARK_STRIDE;
 use rdb_proto::types::{LogIndex, Seq};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, watch};
@@ -11,14 +12,53 @@ use tokio::sync::{Notify, watch};
 #[derive(Debug)]
 pub struct Marks {
     seats: Vec<SeatMarks>,
-    database: watch::Sender<Seq>,
+    database: Mark,
 }
 
 #[derive(Debug, Default)]
 struct SeatMarks {
     commit: AtomicU64,
     committed: Notify,
-    mark: watch::Sender<Seq>,
+    mark: Mark,
+}
+
+/// A mark, and what tells those who wait for it.
+#[derive(Debug, Default)]
+struct Mark {
+    seq: watch::Sender<Seq>,
+    /// The same, told each [`MARK_STRIDE`] only: whoever lets many events gather is not woken for each of them.
+    strides: watch::Sender<Seq>,
+}
+
+impl Mark {
+    /// Goes on to what `next` says; never back.
+    fn advance(&self, next: impl FnOnce() -> Seq) {
+        let mut reached = Seq::ZERO;
+        self.seq.send_if_modified(|seq| {
+            reached = next();
+            let is_later = reached > *seq;
+            *seq = reached.max(*seq);
+            is_later
+        });
+        self.strides.send_if_modified(|seq| {
+            let is_stride = reached.since(*seq) >= MARK_STRIDE;
+            if is_stride {
+                *seq = reached;
+            }
+            is_stride
+        });
+    }
+
+    fn seq(&self) -> Seq {
+        *self.seq.borrow()
+    }
+
+    fn watch(&self) -> WatchedMark {
+        WatchedMark {
+            seq: self.seq.subscribe(),
+            strides: self.strides.subscribe(),
+        }
+    }
 }
 
 impl Marks {
@@ -26,7 +66,7 @@ impl Marks {
     pub fn new(seats: usize) -> Self {
         Self {
             seats: (0..seats).map(|_| SeatMarks::default()).collect(),
-            database: watch::Sender::new(Seq::ZERO),
+            database: Mark::default(),
         }
     }
 
@@ -43,20 +83,11 @@ impl Marks {
     /// Notes the seat's mark, valid once the commit index given before it is visible.
     pub fn resolve(&self, seat: usize, mark: Seq) {
         if let Some(seat) = self.seats.get(seat) {
-            seat.mark.send_if_modified(|known| {
-                let is_later = mark > *known;
-                *known = mark.max(*known);
-                is_later
-            });
+            seat.mark.advance(|| mark);
         }
         // Looked up under the lock: of two seats that move at once, the later one sees both.
-        self.database.send_if_modified(|mark| {
-            let lowest = self.seats.iter().map(|seat| *seat.mark.borrow()).min();
-            let lowest = lowest.unwrap_or_default();
-            let is_later = lowest > *mark;
-            *mark = lowest.max(*mark);
-            is_later
-        });
+        let lowest = || self.seats.iter().map(|seat| seat.mark.seq()).min();
+        self.database.advance(|| lowest().unwrap_or_default());
     }
 
     /// Commit index of the seat at this position.
@@ -85,41 +116,41 @@ impl Marks {
 
     /// No event at or below this seq is still to come.
     pub fn resolved(&self) -> Seq {
-        *self.database.borrow()
+        self.database.seq()
     }
 
     /// Follows the mark of some seats, by their positions.
     pub fn watch_seats(&self, positions: impl ExactSizeIterator<Item = usize>) -> SeatsMark {
         let is_all = positions.len() == self.seats.len();
         SeatsMark(if is_all {
-            vec![self.watch()]
+            vec![self.database.watch()]
         } else {
             positions.map(|position| self.watch_seat(position)).collect()
         })
     }
 
     /// Follows the mark of the seat at this position; one that is over when there is no such seat.
-    fn watch_seat(&self, seat: usize) -> watch::Receiver<Seq> {
-        let gone = || watch::channel(Seq::ZERO).1;
-        self.seats
-            .get(seat)
-            .map_or_else(gone, |seat| seat.mark.subscribe())
+    fn watch_seat(&self, seat: usize) -> WatchedMark {
+        let gone = || Mark::default().watch();
+        self.seats.get(seat).map_or_else(gone, |seat| seat.mark.watch())
     }
+}
 
-    /// Follows the database's mark.
-    fn watch(&self) -> watch::Receiver<Seq> {
-        self.database.subscribe()
-    }
+#[derive(Debug, Clone)]
+struct WatchedMark {
+    seq: watch::Receiver<Seq>,
+    strides: watch::Receiver<Seq>,
 }
 
 /// The mark of some seats together: the lowest of theirs.
 #[derive(Debug, Clone)]
-pub struct SeatsMark(Vec<watch::Receiver<Seq>>);
+pub struct SeatsMark(Vec<WatchedMark>);
 
 impl SeatsMark {
     /// No event of these seats at or below this seq is still to come.
     pub fn seq(&self) -> Seq {
-        self.0.iter().map(|mark| *mark.borrow()).min().unwrap_or_default()
+        let marks = self.0.iter().map(|mark| *mark.seq.borrow());
+        marks.min().unwrap_or_default()
     }
 
     /// Waits until the mark has reached `seq`. Cancel safe.
@@ -128,7 +159,19 @@ impl SeatsMark {
     /// When the node stops.
     pub async fn reached(&mut self, seq: Seq) -> Result<(), watch::error::RecvError> {
         for mark in &mut self.0 {
-            mark.wait_for(|mark| *mark >= seq).await?;
+            mark.seq.wait_for(|mark| *mark >= seq).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the mark has reached `seq` and at most [`MARK_STRIDE`] more, and is seldom woken meanwhile. Cancel
+    /// safe.
+    ///
+    /// # Errors
+    /// When the node stops.
+    pub async fn passed(&mut self, seq: Seq) -> Result<(), watch::error::RecvError> {
+        for mark in &mut self.0 {
+            mark.strides.wait_for(|mark| *mark >= seq).await?;
         }
         Ok(())
     }
@@ -138,6 +181,24 @@ impl SeatsMark {
 mod tests {
     use super::*;
     use futures::FutureExt as _;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Wake, Waker};
+
+    #[derive(Default)]
+    struct Wakes(AtomicU64);
+
+    impl Wakes {
+        fn count(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 
     #[test]
     fn the_database_is_resolved_as_far_as_its_slowest_seat() {
@@ -161,6 +222,24 @@ mod tests {
         marks.commit(0, LogIndex(4));
         waiting.await;
         marks.committed_beyond(0, LogIndex(3)).await;
+    }
+
+    #[test]
+    fn whoever_lets_events_gather_is_woken_once_a_stride() {
+        let marks = Marks::new(1);
+        let mut seats = marks.watch_seats([0].into_iter());
+        let enough = Seq(5 * MARK_STRIDE);
+        let wakes = Arc::<Wakes>::default();
+        let alarm = Waker::from(Arc::clone(&wakes));
+        let mut context = Context::from_waker(&alarm);
+        let mut passed = pin!(seats.passed(enough));
+        assert!(passed.as_mut().poll(&mut context).is_pending());
+        let resolved = (1..=enough.get()).map(Seq).find(|&seq| {
+            let before = wakes.count();
+            marks.resolve(0, seq);
+            wakes.count() > before && passed.as_mut().poll(&mut context).is_ready()
+        });
+        assert_eq!((resolved, wakes.count()), (Some(enough), 5));
     }
 
     #[test]

@@ -548,7 +548,7 @@ mod tests {
                 assert_eq!(at_once(stream), [1]);
             }
             resolve(3);
-            let mut next = streams.swap_remove(0);
+            let mut next = streams.pop().unwrap();
             if is_gathered {
                 assert_eq!(at_once(&mut next), Vec::<u64>::new());
                 resolve(5);

@@ -182,7 +182,7 @@ impl Subscription {
         if self.phase == Phase::Live && !rest.is_zero() {
             let enough = Seq(self.position().get().saturating_add(LISTENER_SEQS_MAX));
             // A closed channel means that the node stops: the stream's owner ends it.
-            let _is_enough = clock::within(rest, self.mark.reached(enough)).await;
+            let _is_enough = clock::within(rest, self.mark.passed(enough)).await;
         }
         self.readable().await
     }
