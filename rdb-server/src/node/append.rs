@@ -4,6 +4,7 @@ use super::error::NodeError;
 use super::handle::{Handle, SeatHandle, not_taken};
 use super::request::{Append, Stored};
 use super::seat_driver::{AppendCommand, Command};
+use crate::clock;
 use crate::limits::IN_FLIGHT_BYTES_MAX;
 use crate::protocol::Outcome;
 use rdb_proto::event::Expectation;
@@ -81,6 +82,7 @@ impl Handle {
         };
         let command = Command::Append(AppendCommand {
             append,
+            arrived: clock::monotonic(),
             reply,
             permit,
         });

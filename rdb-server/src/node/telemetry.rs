@@ -56,6 +56,26 @@ struct MethodLabel {
     method: Method,
 }
 
+/// What an append waits for at the node that leads its key's seat, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Step {
+    /// Until the seat takes it.
+    Queue,
+    /// Until it is decided, and numbers are asked for.
+    Decide,
+    /// Until its numbers come.
+    Numbers,
+    /// Until it is durable here.
+    Disk,
+    /// Until it is durable on enough other members.
+    Members,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabel {
+    step: Step,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SeatLabels {
     group: u32,
@@ -69,6 +89,7 @@ pub struct Telemetry {
     registry: Registry,
     calls: Family<CallLabels, Counter>,
     call_seconds: Family<MethodLabel, Histogram>,
+    append_wait_seconds: Family<StepLabel, Histogram>,
     /// Calls about a key that were passed on to another node.
     pub calls_passed_on: Counter,
     /// Events committed by seats that this node leads.
@@ -119,6 +140,7 @@ impl Telemetry {
             registry: Registry::with_prefix("rdb"),
             calls: Family::default(),
             call_seconds: Family::new_with_constructor(seconds),
+            append_wait_seconds: Family::new_with_constructor(seconds),
             calls_passed_on: Counter::default(),
             events_committed: Counter::default(),
             events_streamed: Counter::default(),
@@ -164,6 +186,12 @@ impl Telemetry {
             "Time from a request's arrival to its answer",
             Unit::Seconds,
             self.call_seconds.clone(),
+        );
+        r.register_with_unit(
+            "append_wait",
+            "Time that appends of seats led here waited, by step",
+            Unit::Seconds,
+            self.append_wait_seconds.clone(),
         );
         r.register(
             "events_committed",
@@ -299,6 +327,13 @@ impl Telemetry {
             .observe(took.as_secs_f64());
     }
 
+    /// Counts one step of appends that went together.
+    pub fn waited(&self, step: Step, took: Duration) {
+        self.append_wait_seconds
+            .get_or_create(&StepLabel { step })
+            .observe(took.as_secs_f64());
+    }
+
     /// Counts one write and sync of a log.
     pub fn synced(&self, bytes: u64, took: Duration) {
         self.log_written_bytes.inc_by(bytes);
@@ -339,6 +374,11 @@ impl Telemetry {
                 view.resolved.get(),
             );
         }
+        self.text()
+    }
+
+    /// The metrics in that format, the gauges as they were set last.
+    pub(super) fn text(&self) -> String {
         let mut text = String::new();
         match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
             Ok(()) => text,

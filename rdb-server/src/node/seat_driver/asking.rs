@@ -39,6 +39,7 @@ impl SeatDriver {
     }
 
     pub(super) fn allocate(&mut self, request: AllocationId, count: u64) {
+        self.waits.asked(request, clock::monotonic());
         let coordinator = Arc::clone(&self.parts.coordinator);
         self.ask(async move { Answer::Numbers(request, coordinator.allocate(count).await) });
     }
@@ -90,6 +91,9 @@ impl SeatDriver {
     }
 
     pub(super) fn on_answer(&mut self, answer: Answer) {
+        if let Answer::Numbers(request, numbers) = &answer {
+            self.waits.answered(*request, numbers.is_ok(), clock::monotonic());
+        }
         let input = match answer {
             Answer::Numbers(request, Ok(Allocation { first, time })) => {
                 self.complained(None);

@@ -6,11 +6,13 @@
 //! | `mail` | what other members' messages may cost |
 //! | `proposing` | how a client's request becomes a proposal |
 //! | `seats_view` | what of the coordinator's view concerns the seat |
+//! | `waits` | where appends wait on their way, for the metrics |
 
 mod asking;
 mod mail;
 mod proposing;
 mod seats_view;
+mod waits;
 
 use super::Append;
 use super::error::NodeError;
@@ -36,6 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use waits::Waits;
 
 /// What a client's request asks of a seat.
 #[derive(Debug)]
@@ -59,6 +62,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct AppendCommand {
     pub(super) append: Append,
+    pub(super) arrived: Instant,
     pub(super) reply: oneshot::Sender<Result<Outcome, NodeError>>,
     /// Its part of the node's budget of bytes in flight. It goes with the work and not with who waits for it: a
     /// client that goes away leaves its request behind.
@@ -123,6 +127,7 @@ pub(super) struct SeatDriver {
     asking: FuturesUnordered<Asking>,
     appends: BTreeMap<ProposalId, Waiting>,
     reads: BTreeMap<ReadId, oneshot::Sender<Result<LogIndex, NodeError>>>,
+    waits: Waits,
     next_name: u64,
     /// Last seq of each change of the log that is not durable yet.
     persisting: VecDeque<(PersistTicket, Seq)>,
@@ -155,6 +160,7 @@ impl SeatDriver {
         let progress = watch::Sender::new(Progress::new());
         let follow = (view.subscribe(), progress.subscribe());
         let driver = Self {
+            waits: Waits::new(Arc::clone(&parts.telemetry)),
             parts,
             view,
             progress,
@@ -290,6 +296,7 @@ impl SeatDriver {
             while let Some((_, seq)) = self.persisting.pop_front_if(|(waiting, _)| *waiting <= ticket) {
                 self.parts.coordinator.note_durable(seq);
             }
+            self.waits.durable(ticket, clock::monotonic());
             self.inputs.push_back(Input::Persisted(ticket));
         }
         if now.room_changes != before.room_changes {
@@ -344,6 +351,9 @@ impl SeatDriver {
                 entries,
             } => {
                 let last_seq = entries.iter().rev().find_map(|entry| entry.seqs());
+                if let Some(last) = entries.last().filter(|_| last_seq.is_some() && self.is_leader()) {
+                    self.waits.handed_over(ticket, last.index, clock::monotonic());
+                }
                 self.persisting
                     .push_back((ticket, last_seq.map_or(Seq::ZERO, |(_, last)| last)));
                 self.parts.log.persist(Ticket(ticket.0), truncate_from, entries);
@@ -383,6 +393,10 @@ impl SeatDriver {
         }
     }
 
+    fn is_leader(&self) -> bool {
+        matches!(self.parts.seat.role(), RoleName::Leader | RoleName::Recovering)
+    }
+
     /// The promise, and the highest membership that was seen: an election won later must know that one.
     fn promise(&mut self, epoch: Epoch) {
         let Ok(config) = u32::try_from(self.parts.seat.config()) else {
@@ -401,7 +415,8 @@ impl SeatDriver {
     fn commit(&mut self, index: LogIndex, entries: Vec<Arc<Entry>>) {
         self.parts.marks.commit(self.parts.position, index);
         self.parts.log.note_commit(index);
-        let is_leader = matches!(self.parts.seat.role(), RoleName::Leader | RoleName::Recovering);
+        self.waits.committed(index, clock::monotonic());
+        let is_leader = self.is_leader();
         let mut events = 0;
         for entry in &entries {
             let bytes = entry.body_bytes();

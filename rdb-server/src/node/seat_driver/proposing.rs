@@ -3,6 +3,7 @@
 use super::super::Append;
 use super::super::error::NodeError;
 use super::{AppendCommand, Command, SeatDriver, Waiting, answer};
+use crate::clock;
 use crate::protocol::{Input, KeyState, KnownEvent, Outcome, Proposal, ProposalId, ReadId};
 use crate::storage::{KeyIndex, NoRoom, SeatLog, StorageError};
 use rdb_proto::cursor::CursorChange;
@@ -21,10 +22,14 @@ impl SeatDriver {
     /// Turns commands into inputs, in their order.
     pub(super) fn take(&mut self, commands: impl IntoIterator<Item = Command>) {
         let (mut proposals, mut changes) = (Vec::new(), Vec::new());
+        let (taken, mut first_arrived) = (clock::monotonic(), None);
         for command in commands {
             match command {
                 Command::Append(command) if self.is_room_awaited => self.stalled.push_back(command),
-                Command::Append(command) => proposals.extend(self.propose(command)),
+                Command::Append(command) => {
+                    first_arrived.get_or_insert(command.arrived);
+                    proposals.extend(self.propose(command));
+                }
                 Command::Read(reply) => {
                     let read = ReadId(self.name());
                     self.reads.insert(read, reply);
@@ -34,7 +39,8 @@ impl SeatDriver {
                 Command::HandOver(to) => self.hand_over(to),
             }
         }
-        if !proposals.is_empty() {
+        if let Some(arrived) = first_arrived.filter(|_| !proposals.is_empty()) {
+            self.waits.taken(arrived, taken);
             self.inputs.push_back(Input::Propose(proposals));
         }
         if !changes.is_empty() {
@@ -94,6 +100,7 @@ impl SeatDriver {
             append,
             reply,
             permit,
+            ..
         } = command;
         let id = ProposalId(self.name());
         match look_up(&*self.parts.index, id, append) {
