@@ -29,6 +29,30 @@ pub fn free_port() -> u16 {
     }
 }
 
+/// Settings of a node `name` that joins, in this process, the etcd that listens there: one group of one member, a short
+/// lease.
+pub fn settings_at(endpoint: String, name: &str) -> EtcdSettings {
+    EtcdSettings {
+        endpoints: vec![endpoint],
+        user: None,
+        password: None,
+        tls: None,
+        database: "test".to_owned(),
+        counter_key: "/rdb/test/counter".to_owned(),
+        shard_groups: 1,
+        group_size: 1,
+        writes: 1,
+        lease_ttl: Duration::from_secs(3),
+        refresh_interval: Duration::from_millis(500),
+        replace_after: None,
+        heartbeat_interval: Duration::from_millis(100),
+        look_every: Duration::from_mins(3),
+        node_name: name.to_owned(),
+        address: format!("{name}.test:1"),
+        release: "0.0.0".to_owned(),
+    }
+}
+
 /// One etcd member.
 #[derive(Debug)]
 pub struct Etcd {
@@ -108,27 +132,9 @@ impl Etcd {
         Some(Self::start().await)
     }
 
-    /// Settings of a node `name` that joins in this process: one group of one member, a short lease.
+    /// Settings of a node `name` that joins in this process: see [`settings_at`].
     pub fn settings(&self, name: &str) -> EtcdSettings {
-        EtcdSettings {
-            endpoints: vec![self.endpoint()],
-            user: None,
-            password: None,
-            tls: None,
-            database: "test".to_owned(),
-            counter_key: "/rdb/test/counter".to_owned(),
-            shard_groups: 1,
-            group_size: 1,
-            writes: 1,
-            lease_ttl: Duration::from_secs(3),
-            refresh_interval: Duration::from_millis(500),
-            replace_after: None,
-            heartbeat_interval: Duration::from_millis(100),
-            look_every: Duration::from_mins(3),
-            node_name: name.to_owned(),
-            address: format!("{name}.test:1"),
-            release: "0.0.0".to_owned(),
-        }
+        settings_at(self.endpoint(), name)
     }
 
     /// host:port, as `ETCD` takes it.

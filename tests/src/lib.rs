@@ -15,6 +15,7 @@
 //! | [`sim`] | whole clusters of the core in one thread, from one seed |
 //! | [`fuzz`] | bytes that nobody wrote, for everything that reads bytes of others |
 //! | [`model`] | a few members of a seat, in every order of what can happen |
+//! | [`model_etcd`] | an etcd that is a part of the test, and what holds it to the real one |
 //! | [`scorecard`] | what all of it comes to, beside the figures that are asked |
 //! | [`random`], [`time`], [`arguments`] | seeded choices; deadlines; words of a command line |
 //!
@@ -46,6 +47,7 @@ pub mod files;
 pub mod fuzz;
 pub mod lan;
 pub mod model;
+pub mod model_etcd;
 pub mod mutations;
 pub mod process;
 pub mod random;
