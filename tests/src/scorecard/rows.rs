@@ -1,6 +1,6 @@
 //! The rows: which tool tries which promise, how often, and what must not be seen.
 
-use super::tools::{self, Failover, Torture, fuzzed, sabotaged, swept};
+use super::tools::{self, Failover, Modelled, Torture, fuzzed, sabotaged, swept};
 use super::{Count, Form, Row, damage, retries};
 use crate::mutations::MUTATIONS;
 use crate::say;
@@ -71,11 +71,7 @@ pub async fn all(form: Form) -> Vec<Row> {
     rows.push(timed("damage", async { damaged(form) }).await);
     rows.push(timed("fuzz", fuzz(form)).await);
     rows.push(timed("sabotage", sabotage(form)).await);
-    rows.push(Row::not_run(
-        MODEL_ETCD,
-        "random operations on both",
-        "it is not built yet",
-    ));
+    rows.push(timed("model etcd", model_etcd(form)).await);
     rows
 }
 
@@ -367,6 +363,38 @@ async fn fuzz(form: Form) -> Row {
                 seen = format!("{seen}; {fault}");
             }
             Row::tried(FUZZED, how, counts, (!faults.is_empty(), seen))
+        }
+    }
+}
+
+async fn model_etcd(form: Form) -> Row {
+    let how = "`model-etcd`: the same random operations on the model and on a real etcd";
+    let asked = form.part(50_000);
+    let operations = asked.to_string();
+    let printed = tools::run(
+        "model-etcd",
+        &["--operations", &operations, "-o", "json"],
+        minutes(180, 30, form),
+    )
+    .await;
+    match printed.and_then(|printed| Modelled::read(&printed)) {
+        Err(why) => Row::not_run(MODEL_ETCD, how, why),
+        Ok(Modelled {
+            operations,
+            told,
+            seed,
+            difference,
+        }) => {
+            let counts = vec![Count {
+                what: "operations",
+                done: operations,
+                asked,
+            }];
+            let seen = match &difference {
+                None => format!("0 differences, also in {told} changes that watches told; seed {seed}"),
+                Some(difference) => format!("seed {seed}: {difference}"),
+            };
+            Row::tried(MODEL_ETCD, how, counts, (difference.is_some(), seen))
         }
     }
 }

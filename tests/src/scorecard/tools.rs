@@ -131,6 +131,39 @@ pub fn swept(printed: &str, name: &str) -> Result<u64, String> {
     whole.ok_or_else(|| format!("sim says nothing of {name}"))
 }
 
+/// What `model-etcd -o json` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Modelled {
+    /// How many operations were asked of both.
+    pub operations: u64,
+    /// How many changes watches told.
+    pub told: u64,
+    /// What all of it followed from.
+    pub seed: u64,
+    /// The first difference.
+    pub difference: Option<String>,
+}
+
+impl Modelled {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is not what the tool prints.
+    pub fn read(printed: &str) -> Result<Self, String> {
+        let report: Value = serde_json::from_str(printed.trim()).map_err(|error| error.to_string())?;
+        let number = |name: &str| {
+            let number = report[name].as_u64();
+            number.ok_or_else(|| format!("model-etcd says nothing of {name}"))
+        };
+        Ok(Self {
+            operations: number("operations")?,
+            told: number("told")?,
+            seed: number("seed")?,
+            difference: report["difference"].as_str().map(str::to_owned),
+        })
+    }
+}
+
 /// What `failover` says of one way to lose a leader, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failover {
