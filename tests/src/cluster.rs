@@ -31,12 +31,14 @@ pub struct Site {
     pub directory: Option<PathBuf>,
     /// Each node has a disk of its own that can lose its power.
     pub has_disks: bool,
+    /// Where etcd is, when it is not one of the cluster's own.
+    pub etcd: Option<String>,
 }
 
 /// Nodes by their number from 0; each is there, or was killed.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Where they meet.
+    /// Where they meet, unless the site says otherwise.
     pub etcd: Etcd,
     site: Site,
     settings: Vec<Settings>,
@@ -65,8 +67,12 @@ impl Cluster {
     /// The same where it is told to stand.
     pub async fn start_at(site: Site, nodes: usize, more: &[(&str, &str)]) -> Self {
         let host = site.lan.as_ref().map_or(Ipv4Addr::LOCALHOST, |_| lan::HUB);
+        let mut etcd = Etcd::stopped(host, site.directory.as_deref());
+        if site.etcd.is_none() {
+            etcd.run().await;
+        }
         let mut cluster = Self {
-            etcd: Etcd::start_at(host, site.directory.as_deref()).await,
+            etcd,
             settings: Vec::new(),
             addresses: Vec::new(),
             nodes: Vec::new(),
@@ -117,8 +123,10 @@ impl Cluster {
             let name = format!("disk{}", n + 1);
             self.disks.push(Disk::make(self.data.path(), &name).unwrap());
         }
+        let etcd = self.site.etcd.clone();
+        let etcd = etcd.unwrap_or_else(|| self.etcd.endpoint());
         let mut settings = Settings::new(&self.data_dir(n))
-            .with("ETCD", &self.etcd.endpoint())
+            .with("ETCD", &etcd)
             .with("NODE", &format!("n{}", n + 1))
             .with("PORT", &grpc.to_string())
             .with("HTTP_PORT", &http.to_string());

@@ -109,7 +109,8 @@ impl Etcd {
         Some(etcd)
     }
 
-    fn stopped(host: Ipv4Addr, within: Option<&Path>) -> Self {
+    /// One that does not run yet.
+    pub fn stopped(host: Ipv4Addr, within: Option<&Path>) -> Self {
         Self {
             data: scratch(within),
             host,

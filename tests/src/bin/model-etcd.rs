@@ -57,6 +57,7 @@ fn main() -> io::Result<ExitCode> {
             "watches": done.watches,
             "compactions": done.compactions,
             "lapses": done.lapses,
+            "refusals": done.refusals,
             "seed": seed,
             "difference": difference,
         });

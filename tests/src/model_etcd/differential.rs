@@ -29,7 +29,7 @@ pub struct Plan {
 }
 
 /// What was done without a difference.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each says how many there were")]
 pub struct Done {
     pub operations: u64,
@@ -37,6 +37,8 @@ pub struct Done {
     pub watches: u64,
     pub compactions: u64,
     pub lapses: u64,
+    /// By what etcd said.
+    pub refusals: BTreeMap<String, u64>,
 }
 
 /// One of the two.
@@ -140,8 +142,10 @@ impl Run {
         self.done.operations += 1;
         let what = format!("{operation:?}");
         let answer = self.same(&what, real, &model)?;
-        if let Some(revision) = answer.revision() {
-            self.drawn.revision = revision;
+        match (&answer, answer.revision()) {
+            (Answer::Refused(_, why), _) => *self.done.refusals.entry(why.clone()).or_default() += 1,
+            (_, Some(revision)) => self.drawn.revision = revision,
+            (_, None) => {}
         }
         Ok(answer)
     }

@@ -151,6 +151,7 @@ pub async fn run(options: &Options, lan: Result<Lan, String>, directory: &Path, 
         lan: lan.ok(),
         directory: Some(directory.join(CLUSTER)),
         has_disks: able.contains(&Fault::Power),
+        etcd: None,
     };
     let mut random = Random::new(options.seed);
     let watch = Stopwatch::start();
