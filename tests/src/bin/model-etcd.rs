@@ -5,7 +5,6 @@ use rdb_tests::etcd::Etcd;
 use rdb_tests::model_etcd::differential::{Plan, run};
 use rdb_tests::random::Random;
 use rdb_tests::say;
-use serde_json::json;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -51,17 +50,7 @@ fn main() -> io::Result<ExitCode> {
     });
     let difference = all.err();
     if arguments.has("json") {
-        let report = json!({
-            "operations": done.operations,
-            "told": done.changes_told,
-            "watches": done.watches,
-            "compactions": done.compactions,
-            "lapses": done.lapses,
-            "refusals": done.refusals,
-            "seed": seed,
-            "difference": difference,
-        });
-        writeln!(out, "{report}")?;
+        writeln!(out, "{}", done.json(seed, difference.as_deref()))?;
     } else {
         writeln!(out, "{done:?}")?;
         writeln!(out, "{}", difference.as_deref().unwrap_or("no difference"))?;

@@ -8,6 +8,7 @@ use super::served::ModelEtcd;
 use crate::etcd::Etcd;
 use crate::random::Random;
 use etcd_client::{Client, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -39,6 +40,22 @@ pub struct Done {
     pub lapses: u64,
     /// By what etcd said.
     pub refusals: BTreeMap<String, u64>,
+}
+
+impl Done {
+    /// For programs, with the first difference.
+    pub fn json(&self, seed: u64, difference: Option<&str>) -> Value {
+        json!({
+            "operations": self.operations,
+            "told": self.changes_told,
+            "watches": self.watches,
+            "compactions": self.compactions,
+            "lapses": self.lapses,
+            "refusals": self.refusals,
+            "seed": seed,
+            "difference": difference,
+        })
+    }
 }
 
 /// One of the two.

@@ -239,6 +239,7 @@ pub fn sabotaged(printed: &str) -> (u64, Vec<String>, Vec<String>) {
 mod tests {
     use super::*;
     use crate::failover::Measured;
+    use crate::model_etcd::differential::Done;
     use crate::sim::sweep::Sweep;
     use crate::torture::report::Report;
     use crate::torture::{Fault, Options};
@@ -273,6 +274,26 @@ mod tests {
         );
         assert!(Torture::read(&report.json().to_string(), "flood").is_err());
         assert!(Torture::read("error: no etcd", "kill").is_err());
+    }
+
+    #[test]
+    fn the_report_of_the_model_etcd_is_read() {
+        let done = Done {
+            operations: 7,
+            changes_told: 5,
+            ..Done::default()
+        };
+        let mut modelled = Modelled {
+            operations: 7,
+            told: 5,
+            seed: 3,
+            difference: None,
+        };
+        let read = |difference| Modelled::read(&done.json(3, difference).to_string());
+        assert_eq!(read(None), Ok(modelled.clone()));
+        modelled.difference = Some("another revision".to_owned());
+        assert_eq!(read(Some("another revision")), Ok(modelled));
+        assert!(Modelled::read("error: no etcd").is_err());
     }
 
     #[test]
