@@ -251,12 +251,18 @@ impl Drawn {
         if key.is_empty() || matches!(reach, Reach::All) {
             key = vec![0];
         }
-        let from = if self.random.one_in(2) {
-            0
-        } else {
-            self.some_revision()
+        let mut from = match self.random.below(8) {
+            0..=3 => 0,
+            // Changes come before it begins.
+            4 => self.revision + 1 + self.small(8),
+            _ => self.some_revision(),
         };
         let [no_put, no_delete] = [5, 5].map(|one_in| self.random.one_in(one_in));
+        if no_put && no_delete && (self.compacted..=self.revision).contains(&from) {
+            // etcd looks through the past for a watch up to a tenth of a second later, and ends the watch if that was
+            // compacted by then. Nothing shows that it has looked when the watch tells of nothing.
+            from = 0;
+        }
         let mut without = Vec::new();
         without.extend(no_put.then_some(WatchFilterType::NoPut));
         without.extend(no_delete.then_some(WatchFilterType::NoDelete));
