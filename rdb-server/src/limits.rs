@@ -42,7 +42,7 @@ pub const AUDIENCE_FREE: u32 = 10;
 /// 20 us of CPU at each end, so that up to 200 together take a tenth of a core.
 pub const LISTENER_TURN: Duration = Duration::from_micros(250);
 
-/// That time at most.
+/// That time at most; who has to make way for others waits up to twice as long.
 pub const LISTENER_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// A stream that was told nothing for this long is not counted.

@@ -520,7 +520,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn live_events_are_gathered_when_many_are_told_them() {
         for (others, is_gathered) in [(1, false), (500, true)] {
-            let world = World::new([&[(1, 1), (4, 2)], &[(2, 2)]]);
+            let world = World::new([&[(1, 1), (4, 2)], &[(2, 2), (6, 1)]]);
             let audience = Arc::<Audience>::default();
             let subscribe = || {
                 let sources = world.merge(Filter::default(), 0).sources.into_iter();
@@ -542,22 +542,25 @@ mod tests {
                 }
                 seqs
             };
-            resolve(1);
             let mut streams: Vec<Subscription> = (0..=others).map(|_| subscribe()).collect();
-            for stream in &mut streams {
-                assert_eq!(at_once(stream), [1]);
+            // What was there before, and the first live event: nobody has had a turn yet.
+            for mark in [1, 3] {
+                resolve(mark);
+                for stream in &mut streams {
+                    assert_eq!(at_once(stream), [mark]);
+                }
             }
-            resolve(3);
+            resolve(5);
             let mut next = streams.pop().unwrap();
             if is_gathered {
                 assert_eq!(at_once(&mut next), Vec::<u64>::new());
-                resolve(5);
+                resolve(6);
                 let Message::Changes(run) = next.next().await.unwrap() else {
                     panic!("events come next");
                 };
-                assert_eq!((run.count, run.last_seq), (4, Seq(5)));
+                assert_eq!((run.count, run.last_seq), (3, Seq(6)));
             } else {
-                assert_eq!(at_once(&mut next), [3]);
+                assert_eq!(at_once(&mut next), [5]);
             }
         }
     }

@@ -45,7 +45,8 @@ impl Selection {
             && frame.first_seq > self.snapshot
     }
 
-    /// The events of an entry that pass and come after `after`, encoded, with their seqs.
+    /// The events of an entry that pass and come after `after`, encoded, with their seqs. What a filter does not ask for is
+    /// not looked at: the log's own checks have passed, and whoever gets the event decodes it.
     pub(super) fn of(
         &self,
         frame: &Frame,

@@ -153,8 +153,10 @@ impl Subscription {
             match self.read(reach.bound)? {
                 Merged::Run(run) => {
                     self.cadence.advance(run.last_seq, run.count);
-                    self.listener.told(run.encoded.len(), clock::monotonic());
-                    self.held = (self.phase == Phase::Live).then_some(reach);
+                    let is_live = self.phase == Phase::Live;
+                    let is_turn = is_live && self.held.is_none();
+                    self.listener.told(run.encoded.len(), is_turn, clock::monotonic());
+                    self.held = is_live.then_some(reach);
                     return Ok(Message::Changes(run));
                 }
                 Merged::Filtered(seq) => {

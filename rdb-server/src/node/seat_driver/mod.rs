@@ -330,6 +330,11 @@ impl SeatDriver {
             }
             self.effects = effects;
         }
+        if self.parts.seat.role() != RoleName::Leader {
+            self.waits.forget();
+        } else if self.parts.seat.waiting_events() == 0 {
+            self.waits.none_waits();
+        }
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -351,7 +356,7 @@ impl SeatDriver {
                 entries,
             } => {
                 let last_seq = entries.iter().rev().find_map(|entry| entry.seqs());
-                if let Some(last) = entries.last().filter(|_| last_seq.is_some() && self.is_leader()) {
+                if let Some(last) = entries.last().filter(|_| last_seq.is_some()) {
                     self.waits.handed_over(ticket, last.index, clock::monotonic());
                 }
                 self.persisting
@@ -393,10 +398,6 @@ impl SeatDriver {
         }
     }
 
-    fn is_leader(&self) -> bool {
-        matches!(self.parts.seat.role(), RoleName::Leader | RoleName::Recovering)
-    }
-
     /// The promise, and the highest membership that was seen: an election won later must know that one.
     fn promise(&mut self, epoch: Epoch) {
         let Ok(config) = u32::try_from(self.parts.seat.config()) else {
@@ -416,7 +417,7 @@ impl SeatDriver {
         self.parts.marks.commit(self.parts.position, index);
         self.parts.log.note_commit(index);
         self.waits.committed(index, clock::monotonic());
-        let is_leader = self.is_leader();
+        let is_leader = matches!(self.parts.seat.role(), RoleName::Leader | RoleName::Recovering);
         let mut events = 0;
         for entry in &entries {
             let bytes = entry.body_bytes();

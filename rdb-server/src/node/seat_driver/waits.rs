@@ -1,7 +1,8 @@
 //! Where appends wait on their way through the seat that leads their keys, for the metric `append_wait`.
 //!
-//! Appends that go together wait together: each step is noted once for all of them, with the time of the one that waited
-//! longest. What never comes out of a step, since the epoch was lost, is not noted there.
+//! Appends that get their numbers together wait together: each step is noted once for all of them, with the time of the one
+//! that waited longest. What gets no numbers (a retry, a conflict, a refusal) is not noted, nor is what comes after an epoch
+//! was lost.
 
 use super::super::telemetry::{Step, Telemetry};
 use crate::protocol::{AllocationId, PersistTicket};
@@ -10,17 +11,26 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Batches followed at a time in each step, the newest ones: retries and conflicts never come out of the first.
+/// Batches followed at a time in each step, the newest ones.
 const FOLLOWED_MAX: usize = 1_024;
 
 /// Appends between two steps.
 #[derive(Debug)]
 pub(super) struct Waits {
     telemetry: Arc<Telemetry>,
-    /// When each batch was taken that has not asked for numbers.
-    taken: VecDeque<Instant>,
-    asked: VecDeque<(AllocationId, Instant)>,
+    /// What has not asked for numbers, as it was taken.
+    taken: VecDeque<Taken>,
+    asked: Option<(AllocationId, Instant)>,
+    /// Numbers came, and the entries that they are for come next.
+    is_numbered: bool,
     writing: VecDeque<Writing>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    /// The first of them.
+    arrived: Instant,
+    at: Instant,
 }
 
 /// Entries that are not committed.
@@ -37,67 +47,86 @@ impl Waits {
         Self {
             telemetry,
             taken: VecDeque::new(),
-            asked: VecDeque::new(),
+            asked: None,
+            is_numbered: false,
             writing: VecDeque::new(),
         }
     }
 
     /// The seat took appends, of which the first arrived then.
     pub(super) fn taken(&mut self, arrived: Instant, now: Instant) {
-        self.telemetry
-            .waited(Step::Queue, now.saturating_duration_since(arrived));
-        follow(&mut self.taken, now);
+        follow(&mut self.taken, Taken { arrived, at: now });
     }
 
-    /// Numbers are asked for, for all that was decided.
+    /// Numbers are asked for. Of what was taken, the last may have to wait for the next time.
     pub(super) fn asked(&mut self, request: AllocationId, now: Instant) {
-        if let Some(taken) = self.taken.drain(..).next() {
-            self.telemetry
-                .waited(Step::Decide, now.saturating_duration_since(taken));
+        if let Some(first) = self.taken.front().copied() {
+            self.note(Step::Queue, first.arrived, first.at);
+            self.note(Step::Decide, first.at, now);
         }
-        follow(&mut self.asked, (request, now));
+        let last = self.taken.pop_back();
+        self.taken.clear();
+        self.taken.extend(last);
+        self.asked = Some((request, now));
+    }
+
+    /// Everything that was taken is decided.
+    pub(super) fn none_waits(&mut self) {
+        self.taken.clear();
     }
 
     /// Numbers came, or never will.
     pub(super) fn answered(&mut self, request: AllocationId, are_there: bool, now: Instant) {
-        let Some(found) = self.asked.iter().position(|(asked, _)| *asked == request) else {
-            return;
-        };
-        if let Some((_, asked)) = self.asked.remove(found).filter(|_| are_there) {
-            self.telemetry
-                .waited(Step::Numbers, now.saturating_duration_since(asked));
-        }
-    }
-
-    /// The log was handed entries that end here.
-    pub(super) fn handed_over(&mut self, ticket: PersistTicket, last: LogIndex, now: Instant) {
-        let writing = Writing {
-            ticket,
-            last,
-            begun: now,
-            durable: None,
-        };
-        follow(&mut self.writing, writing);
-    }
-
-    /// What was handed over up to this ticket is durable here.
-    pub(super) fn durable(&mut self, ticket: PersistTicket, now: Instant) {
-        for writing in &mut self.writing {
-            if writing.ticket <= ticket && writing.durable.is_none() {
-                writing.durable = Some(now);
+        if let Some((_, asked)) = self.asked.take_if(|(asked, _)| *asked == request) {
+            self.is_numbered = are_there;
+            if are_there {
+                self.note(Step::Numbers, asked, now);
             }
         }
     }
 
-    /// Entries up to here are committed. Other members may have been faster than this one's disk.
+    /// The log was handed entries that end here. Those that a new leader found are nobody's appends.
+    pub(super) fn handed_over(&mut self, ticket: PersistTicket, last: LogIndex, now: Instant) {
+        if std::mem::take(&mut self.is_numbered) {
+            let writing = Writing {
+                ticket,
+                last,
+                begun: now,
+                durable: None,
+            };
+            follow(&mut self.writing, writing);
+        }
+    }
+
+    /// What was handed over up to this ticket is durable here.
+    pub(super) fn durable(&mut self, ticket: PersistTicket, now: Instant) {
+        let newest_first = self.writing.iter_mut().rev();
+        let not_durable = newest_first.take_while(|writing| writing.durable.is_none());
+        for writing in not_durable.filter(|writing| writing.ticket <= ticket) {
+            writing.durable = Some(now);
+        }
+    }
+
+    /// Entries up to here are committed.
     pub(super) fn committed(&mut self, index: LogIndex, now: Instant) {
         while let Some(writing) = self.writing.pop_front_if(|writing| writing.last <= index) {
-            let durable = writing.durable.unwrap_or(now);
-            self.telemetry
-                .waited(Step::Disk, durable.saturating_duration_since(writing.begun));
-            self.telemetry
-                .waited(Step::Members, now.saturating_duration_since(durable));
+            if let Some(durable) = writing.durable {
+                self.note(Step::Disk, writing.begun, durable);
+                self.note(Step::Members, durable, now);
+            }
         }
+    }
+
+    /// The seat is not led here.
+    pub(super) fn forget(&mut self) {
+        self.taken.clear();
+        self.asked = None;
+        self.is_numbered = false;
+        self.writing.clear();
+    }
+
+    fn note(&self, step: Step, from: Instant, to: Instant) {
+        self.telemetry.waited(step, to.saturating_duration_since(from));
     }
 }
 
@@ -114,66 +143,104 @@ mod tests {
     use crate::clock;
     use std::time::Duration;
 
-    fn waits() -> Waits {
-        Waits::new(Arc::new(Telemetry::new()))
+    /// Milliseconds from some beginning.
+    struct Clock(Instant);
+
+    impl Clock {
+        fn at(&self, milliseconds: u64) -> Instant {
+            self.0 + Duration::from_millis(milliseconds)
+        }
+    }
+
+    fn waits() -> (Waits, Clock) {
+        (Waits::new(Arc::new(Telemetry::new())), Clock(clock::monotonic()))
     }
 
     /// How often each step was noted, and its milliseconds.
     fn noted(waits: &Waits) -> [(u64, u64); 5] {
         let text = waits.telemetry.text();
-        let value = |of: &str, step: &str| -> f64 {
+        let value = |of: &str, step: &str| {
             let name = format!("rdb_append_wait_seconds_{of}{{step=\"{step}\"}} ");
-            let line = text.lines().find_map(|line| line.strip_prefix(&name));
-            line.map_or(0.0, |value| value.parse().unwrap())
+            let value = text.lines().find_map(|line| line.strip_prefix(&name));
+            value.unwrap_or("0").to_owned()
         };
         ["Queue", "Decide", "Numbers", "Disk", "Members"].map(|step| {
-            let milliseconds = Duration::from_secs_f64(value("sum", step))
-                .as_micros()
-                .div_ceil(1_000);
-            let count = Duration::from_secs_f64(value("count", step)).as_secs();
+            let sum = Duration::from_secs_f64(value("sum", step).parse().unwrap());
+            let milliseconds = sum.as_micros().div_ceil(1_000);
+            let count = value("count", step).parse().unwrap();
             (count, u64::try_from(milliseconds).unwrap())
         })
     }
 
+    const NONE: (u64, u64) = (0, 0);
+
     #[test]
     fn each_step_is_noted_once_for_those_that_go_together() {
-        let mut waits = waits();
-        let began = clock::monotonic();
-        let at = |milliseconds| began + Duration::from_millis(milliseconds);
-        waits.taken(at(0), at(1));
-        waits.taken(at(2), at(2));
-        waits.asked(AllocationId(1), at(3));
-        assert_eq!(noted(&waits), [(2, 1), (1, 2), (0, 0), (0, 0), (0, 0)]);
-        waits.answered(AllocationId(1), true, at(7));
-        waits.handed_over(PersistTicket(4), LogIndex(9), at(7));
-        waits.durable(PersistTicket(4), at(15));
-        waits.committed(LogIndex(8), at(20));
-        assert_eq!(noted(&waits), [(2, 1), (1, 2), (1, 4), (0, 0), (0, 0)]);
-        waits.committed(LogIndex(9), at(31));
-        assert_eq!(noted(&waits), [(2, 1), (1, 2), (1, 4), (1, 8), (1, 16)]);
+        let (mut waits, clock) = waits();
+        waits.taken(clock.at(0), clock.at(1));
+        waits.taken(clock.at(2), clock.at(2));
+        waits.asked(AllocationId(1), clock.at(3));
+        assert_eq!(noted(&waits), [(1, 1), (1, 2), NONE, NONE, NONE]);
+        waits.answered(AllocationId(1), true, clock.at(7));
+        waits.handed_over(PersistTicket(4), LogIndex(9), clock.at(7));
+        waits.durable(PersistTicket(4), clock.at(15));
+        waits.durable(PersistTicket(5), clock.at(16));
+        waits.committed(LogIndex(8), clock.at(20));
+        assert_eq!(noted(&waits), [(1, 1), (1, 2), (1, 4), NONE, NONE]);
+        waits.committed(LogIndex(9), clock.at(31));
+        assert_eq!(noted(&waits), [(1, 1), (1, 2), (1, 4), (1, 8), (1, 16)]);
     }
 
     #[test]
-    fn members_that_are_faster_than_the_own_disk_are_not_waited_for() {
-        let mut waits = waits();
-        let now = clock::monotonic();
-        waits.handed_over(PersistTicket(1), LogIndex(5), now);
-        waits.committed(LogIndex(5), now + Duration::from_millis(3));
-        assert_eq!(noted(&waits), [(0, 0), (0, 0), (0, 0), (1, 3), (1, 0)]);
+    fn what_gets_no_numbers_is_not_noted_with_what_comes_later() {
+        let (mut waits, clock) = waits();
+        waits.taken(clock.at(0), clock.at(0));
+        waits.none_waits();
+        waits.taken(clock.at(5_000), clock.at(5_000));
+        waits.asked(AllocationId(1), clock.at(5_001));
+        assert_eq!(noted(&waits), [(1, 0), (1, 1), NONE, NONE, NONE]);
+        waits.answered(AllocationId(1), false, clock.at(5_002));
+        waits.handed_over(PersistTicket(1), LogIndex(1), clock.at(5_003));
+        waits.durable(PersistTicket(1), clock.at(5_004));
+        waits.committed(LogIndex(1), clock.at(5_005));
+        assert_eq!(noted(&waits), [(1, 0), (1, 1), NONE, NONE, NONE]);
     }
 
     #[test]
-    fn what_never_comes_out_is_not_noted_and_takes_no_more_memory() {
-        let mut waits = waits();
-        let now = clock::monotonic();
+    fn what_did_not_fit_goes_on_waiting() {
+        let (mut waits, clock) = waits();
+        waits.taken(clock.at(0), clock.at(0));
+        waits.taken(clock.at(1), clock.at(1));
+        waits.asked(AllocationId(1), clock.at(2));
+        waits.answered(AllocationId(1), true, clock.at(4));
+        waits.asked(AllocationId(2), clock.at(4));
+        assert_eq!(noted(&waits), [(2, 0), (2, 5), (1, 2), NONE, NONE]);
+    }
+
+    #[test]
+    fn an_epoch_that_was_lost_is_forgotten() {
+        let (mut waits, clock) = waits();
+        waits.taken(clock.at(0), clock.at(0));
+        waits.asked(AllocationId(1), clock.at(0));
+        waits.answered(AllocationId(1), true, clock.at(0));
+        waits.handed_over(PersistTicket(1), LogIndex(100), clock.at(0));
+        waits.durable(PersistTicket(1), clock.at(1));
+        waits.taken(clock.at(2), clock.at(2));
+        waits.forget();
+        waits.committed(LogIndex(100), clock.at(9_000));
+        // What a new leader found in the log is not its clients' writing.
+        waits.handed_over(PersistTicket(2), LogIndex(101), clock.at(9_000));
+        waits.durable(PersistTicket(2), clock.at(9_001));
+        waits.committed(LogIndex(101), clock.at(9_002));
+        assert_eq!(noted(&waits), [(1, 0), (1, 0), (1, 0), NONE, NONE]);
+    }
+
+    #[test]
+    fn no_more_is_followed_than_fits() {
+        let (mut waits, clock) = waits();
         for n in 0..5_000 {
-            waits.taken(now, now);
-            waits.handed_over(PersistTicket(n), LogIndex(n), now);
+            waits.taken(clock.at(n), clock.at(n));
         }
-        waits.asked(AllocationId(1), now);
-        waits.answered(AllocationId(1), false, now);
-        waits.answered(AllocationId(2), true, now);
-        assert_eq!(waits.writing.len(), FOLLOWED_MAX);
-        assert_eq!(noted(&waits).map(|(count, _)| count), [5_000, 1, 0, 0, 0]);
+        assert_eq!(waits.taken.len(), FOLLOWED_MAX);
     }
 }
