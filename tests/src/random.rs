@@ -1,5 +1,10 @@
 //! Choices drawn from a seed, so that a failing run can be repeated with the seed that it printed.
 
+/// A seed below `end`, another one each time, for who was given none. Print it, so that the run can be repeated.
+pub fn new_seed(end: u64) -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0 % end
+}
+
 /// A small generator (SplitMix64): the same seed gives the same choices on every machine.
 #[derive(Debug, Clone)]
 pub struct Random(u64);

@@ -69,19 +69,3 @@ impl Stopwatch {
         self.0.elapsed()
     }
 }
-
-/// Measures time as the runtime has it, which may be simulated.
-#[derive(Debug, Clone, Copy)]
-pub struct RuntimeClock(tokio::time::Instant);
-
-impl RuntimeClock {
-    /// Starts now.
-    pub fn start() -> Self {
-        Self(tokio::time::Instant::now())
-    }
-
-    /// Time since the start.
-    pub fn elapsed(self) -> Duration {
-        self.0.elapsed()
-    }
-}

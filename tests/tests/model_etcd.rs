@@ -1,7 +1,7 @@
 //! The model of etcd does what a real etcd does, and the coordinator of a cluster works with it.
 #![cfg(test)]
 
-use etcd_client::proto::{PbCompactionRequest, PbKeyValue, PbPutRequest, PbRangeRequest};
+use etcd_client::proto::{PbKeyValue, PbPutRequest, PbRangeRequest};
 use rdb_proto::types::{Epoch, GroupId, SeatId, Seq, Side};
 use rdb_server::coordination::etcd::{EtcdCoordinator, EtcdSettings, connect};
 use rdb_server::coordination::{Coordinator as _, View};
@@ -106,32 +106,23 @@ async fn a_cluster_keeps_its_promises_while_etcd_goes_wrong() {
     load.more(200).await;
     for round in 0..2 {
         etcd.fail(Faults {
-            next: None,
-            drawn: Some((Random::new(round), 10)),
+            one_in: 10,
+            random: Random::new(round),
         });
         load.more(300).await;
         let leader = cluster.until_led(false).await.groups[0].seats[0].leader;
         let before = epoch_of(&etcd);
-        etcd.with(|model| {
-            let lease = kv(model, &format!("/rdb/rdb/live/{leader}")).lease;
-            model.forsake(lease);
-        });
+        forsake(&etcd, &format!("/rdb/rdb/live/{leader}"));
         soon("another epoch of the seat", async {
             while epoch_of(&etcd) == before {
                 pause().await;
             }
         })
         .await;
-        etcd.break_watches(|model| {
-            let revision = model.revision();
-            let physical = true;
-            model
-                .compact(&PbCompactionRequest { revision, physical })
-                .unwrap();
-        });
+        etcd.compact_unseen();
         load.more(300).await;
     }
-    etcd.fail(Faults::default());
+    etcd.fail(None);
     cluster.judged(load, 1_000, &[0, 1, 2]).await;
 }
 
@@ -142,6 +133,11 @@ fn kv(model: &Model, key: &str) -> PbKeyValue {
         ..PbRangeRequest::default()
     };
     model.range(&range).unwrap().kvs.pop().expect("the key is there")
+}
+
+/// From now on the lease of a key is renewed in words only.
+fn forsake(etcd: &ModelEtcd, key: &str) {
+    etcd.with(|model| model.forsake(kv(model, key).lease));
 }
 
 /// Revision of the last election of a seat.
@@ -161,8 +157,8 @@ async fn the_coordinator_of_a_cluster_works_with_the_model() {
         shows(node, "a group of three", is_whole).await;
     }
     etcd.fail(Faults {
-        next: None,
-        drawn: Some((Random::of_run(7), 4)),
+        one_in: 4,
+        random: Random::of_run(7),
     });
     let (mut numbers, mut epochs) = (BTreeSet::new(), Vec::new());
     for turn in 0..30 {
@@ -179,7 +175,7 @@ async fn the_coordinator_of_a_cluster_works_with_the_model() {
         "{epochs:?}"
     );
     assert!(numbers.len() > 10, "{numbers:?}");
-    etcd.fail(Faults::default());
+    etcd.fail(None);
 
     etcd.with(|model| {
         for value in 0..10 {
@@ -191,13 +187,7 @@ async fn the_coordinator_of_a_cluster_works_with_the_model() {
             model.put(&put).unwrap();
         }
     });
-    etcd.break_watches(|model| {
-        let revision = model.revision();
-        let physical = true;
-        model
-            .compact(&PbCompactionRequest { revision, physical })
-            .unwrap();
-    });
+    etcd.compact_unseen();
     let epoch = win(&two).await;
     assert!(
         epochs.last().is_some_and(|last| last.number < epoch.number),
@@ -210,10 +200,7 @@ async fn the_coordinator_of_a_cluster_works_with_the_model() {
     let first = soon("numbers", one.allocate(1)).await.unwrap().first;
     assert!(Some(&first) > numbers.last(), "{first}");
 
-    etcd.with(|model| {
-        let lease = kv(model, &format!("/rdb/test/live/{}", three.node_id().0)).lease;
-        model.forsake(lease);
-    });
+    forsake(&etcd, &format!("/rdb/test/live/{}", three.node_id().0));
     let is_live = |view: &View| view.nodes[&three.node_id()].is_live;
     shows(&one, "a node whose lease ended", |view| !is_live(view)).await;
     shows(&one, "that node with another lease", is_live).await;

@@ -2,7 +2,7 @@
 
 use rdb_tests::arguments::Arguments;
 use rdb_tests::fuzz::{TARGETS, Target, kept, run, target, write_seeds};
-use rdb_tests::random::Random;
+use rdb_tests::random::{Random, new_seed};
 use rdb_tests::say;
 use serde_json::json;
 use std::fs;
@@ -67,7 +67,7 @@ fn run_some(arguments: Arguments<'_>, out: &mut dyn io::Write) -> io::Result<Exi
     };
     let seconds = arguments.number("--seconds").unwrap_or(10);
     let seed: Option<u64> = arguments.number("--seed");
-    let seed = seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000);
+    let seed = seed.unwrap_or_else(|| new_seed(1_000_000));
     say(&format!("seed {seed}"));
     let mut done = Vec::new();
     let mut faults: u32 = 0;

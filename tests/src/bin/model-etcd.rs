@@ -3,7 +3,7 @@
 use rdb_tests::arguments::Arguments;
 use rdb_tests::etcd::Etcd;
 use rdb_tests::model_etcd::differential::{Plan, run};
-use rdb_tests::random::Random;
+use rdb_tests::random::{Random, new_seed};
 use rdb_tests::say;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -36,7 +36,7 @@ fn main() -> io::Result<ExitCode> {
     }
     let operations = arguments.number("--operations").unwrap_or(50_000);
     let seed: Option<u64> = arguments.number("--seed");
-    let seed = seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000);
+    let seed = seed.unwrap_or_else(|| new_seed(1_000_000));
     say(&format!("seed {seed}"));
     let plan = Plan {
         operations,

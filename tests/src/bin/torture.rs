@@ -2,6 +2,7 @@
 
 use rdb_tests::arguments::Arguments;
 use rdb_tests::lan::Lan;
+use rdb_tests::random::new_seed;
 use rdb_tests::torture::report::Report;
 use rdb_tests::torture::{Fault, Options, node_logs, run};
 use std::any::Any;
@@ -86,7 +87,7 @@ fn options(arguments: Arguments<'_>) -> Result<Options, String> {
         return Err(format!("--nodes {nodes}: 3 to 9"));
     }
     Ok(Options {
-        seed: number("--seed")?.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000),
+        seed: number("--seed")?.unwrap_or_else(|| new_seed(1_000_000)),
         rounds: number("--rounds")?.unwrap_or(usual),
         duration,
         nodes: usize::try_from(nodes).map_err(|error| error.to_string())?,

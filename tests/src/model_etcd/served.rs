@@ -4,7 +4,7 @@ use super::refusal::Refusal;
 use super::state::{Model, header};
 use super::watches::{StreamId, Wanted};
 use crate::random::Random;
-use crate::time::{RuntimeClock, pause};
+use crate::time::{Stopwatch, pause};
 use etcd_client::WatchFilterType;
 use etcd_client::proto::{
     PbAlarmRequest, PbAlarmResponse, PbCompactionRequest, PbCompactionResponse, PbDefragmentRequest,
@@ -38,7 +38,7 @@ const BEHIND_MAX: usize = 4_096;
 
 /// What goes wrong with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+enum Fault {
     /// Nothing happens, and the client is told so.
     Refused,
     /// It is done, and the client is told that it was not.
@@ -46,33 +46,29 @@ pub enum Fault {
 }
 
 /// Which calls go wrong. Those that only ask for a lease's time, and streams, do not.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Faults {
-    /// The next one.
-    pub next: Option<Fault>,
-    /// One in so many, as these choices fall.
-    pub drawn: Option<(Random, u64)>,
+    /// One in so many, half of them after they were done.
+    pub one_in: u64,
+    /// What the choices follow from.
+    pub random: Random,
 }
 
 impl Faults {
     fn draw(&mut self) -> Option<Fault> {
-        let next = self.next.take();
-        let drawn = self.drawn.as_mut().and_then(|(random, one_in)| {
-            let fault = if random.one_in(2) {
-                Fault::Refused
-            } else {
-                Fault::AnswerLost
-            };
-            random.one_in(*one_in).then_some(fault)
-        });
-        next.or(drawn)
+        let fault = if self.random.one_in(2) {
+            Fault::Refused
+        } else {
+            Fault::AnswerLost
+        };
+        self.random.one_in(self.one_in).then_some(fault)
     }
 }
 
 #[derive(Debug)]
 struct State {
     model: Model,
-    faults: Faults,
+    faults: Option<Faults>,
     streams: BTreeMap<StreamId, mpsc::Sender<Result<PbWatchResponse, Status>>>,
     next_stream: StreamId,
 }
@@ -114,7 +110,7 @@ impl Service {
     /// A call, which may go wrong.
     fn call<T>(&self, change: impl FnOnce(&mut Model) -> Result<T, Refusal>) -> Result<Response<T>, Status> {
         let failed = || Err(Status::unavailable("etcdserver: request timed out"));
-        let fault = self.state().faults.draw();
+        let fault = self.state().faults.as_mut().and_then(Faults::draw);
         if fault == Some(Fault::Refused) {
             return failed();
         }
@@ -140,7 +136,7 @@ impl ModelEtcd {
     pub async fn start(shortest_lease: i64) -> Self {
         let service = Service(Arc::new(Mutex::new(State {
             model: Model::new(shortest_lease),
-            faults: Faults::default(),
+            faults: None,
             streams: BTreeMap::new(),
             next_stream: 0,
         })));
@@ -165,7 +161,7 @@ impl ModelEtcd {
     pub async fn start_with_clock(shortest_lease: i64) -> Self {
         let mut this = Self::start(shortest_lease).await;
         let service = this.service.clone();
-        let clock = RuntimeClock::start();
+        let clock = Stopwatch::start();
         this.tasks.spawn(async move {
             loop {
                 pause().await;
@@ -185,10 +181,17 @@ impl ModelEtcd {
         self.service.with(change)
     }
 
-    /// Changes the model, and ends every stream of watches before anybody hears of it.
-    pub fn break_watches(&self, change: impl FnOnce(&mut Model)) {
+    /// Forgets all that was, and ends every stream of watches before anybody hears of it.
+    pub fn compact_unseen(&self) {
         let mut state = self.service.state();
-        change(&mut state.model);
+        let compaction = PbCompactionRequest {
+            revision: state.model.revision(),
+            physical: true,
+        };
+        state
+            .model
+            .compact(&compaction)
+            .expect("the last revision was not compacted");
         let streams: Vec<StreamId> = state.streams.keys().copied().collect();
         for stream in streams {
             state.close(stream);
@@ -196,9 +199,9 @@ impl ModelEtcd {
         state.tell();
     }
 
-    /// From now on calls go wrong like this.
-    pub fn fail(&self, faults: Faults) {
-        self.service.state().faults = faults;
+    /// From now on calls go wrong like this, or not at all.
+    pub fn fail(&self, faults: impl Into<Option<Faults>>) {
+        self.service.state().faults = faults.into();
     }
 }
 

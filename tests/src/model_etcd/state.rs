@@ -38,11 +38,6 @@ impl Model {
         self.keys.revision()
     }
 
-    /// The first revision that can be read.
-    pub const fn compacted(&self) -> i64 {
-        self.keys.compacted()
-    }
-
     /// It is so late since the beginning. Leases that are over by then end, each in a revision of its own.
     pub fn advance(&mut self, now: Duration) {
         self.now = self.now.max(now);

@@ -3,6 +3,7 @@
 use super::tools::{self, Failover, Modelled, Torture, fuzzed, sabotaged, swept};
 use super::{Count, Form, Row, damage, retries};
 use crate::mutations::MUTATIONS;
+use crate::random::new_seed;
 use crate::say;
 use crate::time::Stopwatch;
 use std::path::Path;
@@ -288,7 +289,7 @@ async fn failovers(form: Form) -> Vec<Row> {
 async fn simulated(form: Form) -> Row {
     let how = "`sim sweep`: clusters of the core in one thread, from seeds";
     let seeds = form.part(3_000);
-    let first = uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000_000;
+    let first = new_seed(1_000_000_000);
     let (range, limit) = (format!("{first}..{}", first + seeds), minutes(60, 60, form));
     let seconds = limit.as_secs().to_string();
     let printed = tools::run(
