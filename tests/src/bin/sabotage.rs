@@ -89,8 +89,8 @@ fn colour(mutation: &Mutation, bin_dir: &Path, sabotaged: bool) -> io::Result<Co
     command.args([
         "test",
         "--quiet",
-        "-p",
-        "rdb-tests",
+        "--locked",
+        "--workspace",
         "--test",
         mutation.test,
         "--",
@@ -121,10 +121,9 @@ fn build() -> io::Result<PathBuf> {
     command
         .args([
             "build",
-            "-p",
-            "rdb-server",
-            "-p",
-            "rdb-client",
+            "--locked",
+            "--workspace",
+            "--bins",
             "--features",
             "rdb-server/sabotage",
             "--target-dir",
