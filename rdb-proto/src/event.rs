@@ -363,18 +363,30 @@ pub fn decode_batch(encoded: Bytes) -> Result<Vec<Event>, EventError> {
 /// Splits a wire `EventBatch` into its events, still encoded, without copying.
 ///
 /// # Errors
-/// [`EventError::Encoding`] when the bytes are not a batch.
-pub fn split_batch(mut encoded: Bytes) -> Result<Vec<Bytes>, EventError> {
-    let mut events = Vec::new();
-    while !encoded.is_empty() {
-        let tag = prost::decode_length_delimiter(&mut encoded)?;
-        let length = prost::decode_length_delimiter(&mut encoded)?;
-        if tag != EVENT_FIELD_TAG || length > encoded.len() {
-            return Err(NO_BATCH);
-        }
-        events.push(encoded.split_to(length));
+/// [`EventError`] when the bytes are not a batch.
+pub fn split_batch(encoded: Bytes) -> Result<Vec<Bytes>, EventError> {
+    events_of(encoded).collect()
+}
+
+/// The events of a wire `EventBatch`, still encoded, without copying. Over after the first error:
+/// [`EventError::Encoding`] or [`EventError::Batch`] when the bytes are not a batch.
+pub fn events_of(encoded: Bytes) -> impl Iterator<Item = Result<Bytes, EventError>> {
+    let mut rest = Some(encoded).filter(|encoded| !encoded.is_empty());
+    std::iter::from_fn(move || {
+        let mut batch = rest.take()?;
+        let event = take_event(&mut batch);
+        rest = (event.is_ok() && !batch.is_empty()).then_some(batch);
+        Some(event)
+    })
+}
+
+fn take_event(batch: &mut Bytes) -> Result<Bytes, EventError> {
+    let tag = prost::decode_length_delimiter(&mut *batch)?;
+    let length = prost::decode_length_delimiter(&mut *batch)?;
+    if tag != EVENT_FIELD_TAG || length > batch.len() {
+        return Err(NO_BATCH);
     }
-    Ok(events)
+    Ok(batch.split_to(length))
 }
 
 /// Joins encoded events into a wire `EventBatch`.

@@ -35,17 +35,18 @@ pub const APPEND_STREAM_WINDOW_MAX: usize = 4_096;
 /// Bytes of events in one message of a change stream or a history; one larger append still goes as one message.
 pub const STREAM_MESSAGE_BYTES: usize = 256 << 10;
 
-/// Streams of a node that are each told every live event at once.
+/// Streams of a node that are each served every live event at once.
 pub const AUDIENCE_FREE: u32 = 10;
 
-/// By how much each further one that is told events lengthens the time between two messages to each: a message costs some
-/// 20 us of CPU at each end, so that up to 200 together take a tenth of a core.
-pub const LISTENER_TURN: Duration = Duration::from_micros(250);
+/// By how much each further one that is served events lengthens the time between two messages to each, on one processor;
+/// several share it. A message costs some 40 us of CPU besides its events, so that up to 100 on two processors take a
+/// twentieth of these.
+pub const LISTENER_TURN: Duration = Duration::from_millis(1);
 
 /// That time at most; who has to make way for others waits up to twice as long.
 pub const LISTENER_WAIT_MAX: Duration = Duration::from_millis(50);
 
-/// A stream that was told nothing for this long is not counted.
+/// A stream that was served nothing for this long is not counted.
 pub const LISTENER_QUIET: Duration = Duration::from_secs(1);
 
 /// Live events are gathered no further than this many seqs and [`MARK_STRIDE`]: far from [`FELL_BEHIND_SEQS`].

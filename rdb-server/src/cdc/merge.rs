@@ -117,7 +117,8 @@ impl Merge {
             let Some(source) = self.sources.get(seat) else {
                 break;
             };
-            self.left_over = self.selection.of(&frame, self.after, &source.seat)?.into();
+            self.selection
+                .pass(&frame, self.after, &source.seat, &mut self.left_over)?;
             if self.left_over.is_empty() {
                 looked_at = Some(frame.last_seq());
             }
@@ -209,6 +210,7 @@ mod tests {
         Epoch, EventId, GroupId, KeyName, LogIndex, Membership, NodeId, SeatId, Side, Timestamp, Version,
     };
     use std::collections::BTreeMap;
+    use std::num::NonZero;
     use std::sync::mpsc;
     use tokio::sync::watch;
     use uuid::Uuid;
@@ -495,7 +497,7 @@ mod tests {
             let seats = Seats::new(
                 sources.map(|source| source.seat).collect(),
                 Arc::clone(&world.marks),
-                Arc::default(),
+                Arc::new(Audience::on(NonZero::<usize>::MIN)),
             );
             let start = Start::After(Seq::ZERO);
             let mut stream = Subscription::new(seats, selection, start, MARK_INTERVAL_MAX).unwrap();
@@ -516,42 +518,58 @@ mod tests {
         assert_eq!(shown(Order::Keys, 1), (vec![1, 4, 5], Seq(9)));
     }
 
-    /// Red when a stream does not wait for its turn, or does when few others are told events.
+    /// Red when a stream does not wait for its turn, or does when few others are served events, or when those do not count
+    /// whose filter lets nothing pass.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn live_events_are_gathered_when_many_are_told_them() {
-        for (others, is_gathered) in [(1, false), (500, true)] {
+    async fn live_events_are_gathered_when_many_are_served_them() {
+        let nothing = || Filter {
+            types: vec!["neither".to_owned()],
+            ..Filter::default()
+        };
+        for (others, of_others, is_gathered) in [
+            (1, Filter::default(), false),
+            (500, Filter::default(), true),
+            (500, nothing(), true),
+        ] {
             let world = World::new([&[(1, 1), (4, 2)], &[(2, 2), (6, 1)]]);
-            let audience = Arc::<Audience>::default();
-            let subscribe = || {
+            let audience = Arc::new(Audience::on(NonZero::<usize>::MIN));
+            let subscribe = |filter: &Filter| {
                 let sources = world.merge(Filter::default(), 0).sources.into_iter();
                 let seats = Seats::new(
                     sources.map(|source| source.seat).collect(),
                     Arc::clone(&world.marks),
                     Arc::clone(&audience),
                 );
-                let start = Start::After(Seq::ZERO);
-                Subscription::new(seats, Selection::default(), start, MARK_INTERVAL_MAX).unwrap()
+                let selection = Selection {
+                    filter: filter.clone(),
+                    ..Selection::default()
+                };
+                Subscription::new(seats, selection, Start::After(Seq::ZERO), MARK_INTERVAL_MAX).unwrap()
             };
             let resolve = |mark| (0..2).for_each(|seat| world.marks.resolve(seat, Seq(mark)));
             let at_once = |stream: &mut Subscription| {
                 let mut seqs = Vec::new();
-                while let Some(message) = stream.next().now_or_never() {
-                    if let Message::Changes(run) = message.unwrap() {
-                        seqs.push(run.last_seq.get());
+                // Once more after it has given others their turn, which it does when nothing has passed.
+                for _ in 0..2 {
+                    while let Some(message) = stream.next().now_or_never() {
+                        if let Message::Changes(run) = message.unwrap() {
+                            seqs.push(run.last_seq.get());
+                        }
                     }
                 }
                 seqs
             };
-            let mut streams: Vec<Subscription> = (0..=others).map(|_| subscribe()).collect();
+            let mut next = subscribe(&Filter::default());
+            let mut streams: Vec<Subscription> = (0..others).map(|_| subscribe(&of_others)).collect();
             // What was there before, and the first live event: nobody has had a turn yet.
             for mark in [1, 3] {
                 resolve(mark);
                 for stream in &mut streams {
-                    assert_eq!(at_once(stream), [mark]);
+                    at_once(stream);
                 }
+                assert_eq!(at_once(&mut next), [mark]);
             }
             resolve(5);
-            let mut next = streams.pop().unwrap();
             if is_gathered {
                 assert_eq!(at_once(&mut next), Vec::<u64>::new());
                 resolve(6);

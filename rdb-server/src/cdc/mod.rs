@@ -3,7 +3,7 @@
 //! [`merge`] reads the committed entries of the seats that this node has in the order of their seqs; [`subscription`]
 //! follows the resolved mark and says what a subscriber must know; [`gather`] makes one stream of several that each show
 //! other seats, as [`parts`] decides. [`selection`] decides which events come, and what with them; [`consumers`] who has a
-//! named subscription. [`audience`] has live events gathered when many are told them. How an entry gets committed is none of
+//! named subscription. [`audience`] has live events gathered when many are served them. How an entry gets committed is none of
 //! this room's business.
 
 pub mod audience;

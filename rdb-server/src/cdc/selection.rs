@@ -5,8 +5,9 @@ use super::seat::SeatSource;
 use crate::sabotage::{self, Sabotage};
 use crate::storage::{Frame, StorageError};
 use bytes::Bytes;
-use rdb_proto::event::{Event, EventError, Facets, split_batch, with_before};
+use rdb_proto::event::{Event, EventError, Facets, events_of, with_before};
 use rdb_proto::types::Seq;
+use std::collections::VecDeque;
 
 /// In which order events come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,21 +46,26 @@ impl Selection {
             && frame.first_seq > self.snapshot
     }
 
-    /// The events of an entry that pass and come after `after`, encoded, with their seqs. What a filter does not ask for is
-    /// not looked at: the log's own checks have passed, and whoever gets the event decodes it.
-    pub(super) fn of(
+    /// Adds the events of an entry that pass and come after `after`, encoded, with their seqs. What a filter does not ask for
+    /// is not looked at: the log's own checks have passed, and whoever gets the event decodes it.
+    pub(super) fn pass(
         &self,
         frame: &Frame,
         after: Seq,
         seat: &SeatSource,
-    ) -> Result<Vec<(Seq, Bytes)>, StorageError> {
+        passed: &mut VecDeque<(Seq, Bytes)>,
+    ) -> Result<(), StorageError> {
         let damaged = |error: EventError| seat.log.damaged_body(frame.index, &error);
-        let mut passed = Vec::new();
         // An entry holds dense versions of one key, so only its first event has another entry's event before it.
         let mut last: Option<Bytes> = None;
-        for encoded in split_batch(frame.body.clone()).map_err(damaged)? {
+        for encoded in events_of(frame.body.clone()) {
+            let encoded = encoded.map_err(damaged)?;
             let facets = Facets::of(encoded.clone()).map_err(damaged)?;
-            let before = last.replace(encoded.clone());
+            let before = if self.with_before {
+                last.replace(encoded.clone())
+            } else {
+                None
+            };
             let seq = facets.seq();
             if seq <= after || !self.filter.matches(&facets) {
                 continue;
@@ -72,12 +78,12 @@ impl Selection {
                     self.snapshot
                 };
                 if seat.is_held(&event()?, as_of)? {
-                    passed.push((seq, encoded));
+                    passed.push_back((seq, encoded));
                 }
                 continue;
             }
             if !self.with_before {
-                passed.push((seq, encoded));
+                passed.push_back((seq, encoded));
                 continue;
             }
             let before = match before {
@@ -88,8 +94,8 @@ impl Selection {
                 Some(before) => with_before(&encoded, &before),
                 None => encoded,
             };
-            passed.push((seq, change));
+            passed.push_back((seq, change));
         }
-        Ok(passed)
+        Ok(())
     }
 }

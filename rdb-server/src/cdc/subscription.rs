@@ -153,14 +153,12 @@ impl Subscription {
             match self.read(reach.bound)? {
                 Merged::Run(run) => {
                     self.cadence.advance(run.last_seq, run.count);
-                    let is_live = self.phase == Phase::Live;
-                    let is_turn = is_live && self.held.is_none();
-                    self.listener.told(run.encoded.len(), is_turn, clock::monotonic());
-                    self.held = is_live.then_some(reach);
+                    self.serve(run.encoded.len(), reach);
                     return Ok(Message::Changes(run));
                 }
                 Merged::Filtered(seq) => {
                     self.cadence.advance(seq, 0);
+                    self.serve(0, reach);
                     // Give other tasks their turn: a filter that lets nothing through reads on and on.
                     tokio::task::yield_now().await;
                 }
@@ -173,6 +171,14 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// Events up to there are looked through, and so many bytes of them are sent.
+    fn serve(&mut self, bytes: usize, reach: Reach) {
+        let is_live = self.phase == Phase::Live;
+        let is_turn = is_live && self.held.is_none();
+        self.listener.serve(bytes, is_turn, clock::monotonic());
+        self.held = is_live.then_some(reach);
     }
 
     /// What was begun with is read to its end; then live events may gather, when many listen.

@@ -19,6 +19,7 @@ use crate::storage::{DataDir, KeyIndex, LogReader};
 use crate::transport::{Inbound, Transport};
 use rdb_proto::member::member_server::MemberServer;
 use rdb_proto::types::{LogIndex, NodeId, SeatId};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -90,6 +91,7 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(settings: &Settings, members: &Members, etcd: Option<Arc<EtcdCoordinator>>) -> Self {
         let rooms = &members.rooms;
+        let processors = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
         Self {
             name: settings.node.clone(),
             address: host_and_port(&settings.address, settings.port),
@@ -101,7 +103,7 @@ impl Shared {
             writes: settings.writes(),
             seats: members.seats(),
             marks: Arc::clone(&rooms.marks),
-            audience: Arc::default(),
+            audience: Arc::new(Audience::on(processors)),
             held: watch::Sender::new(None),
             consumers: Consumers::default(),
             telemetry: Arc::clone(&rooms.telemetry),
