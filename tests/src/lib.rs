@@ -17,6 +17,7 @@
 //! | [`model`] | a few members of a seat, in every order of what can happen |
 //! | [`model_etcd`] | an etcd that is a part of the test, and what holds it to the real one |
 //! | [`scorecard`] | what all of it comes to, beside the figures that are asked |
+//! | [`steps`] | what a server does for every event, step by step, to be timed and counted |
 //! | [`random`], [`time`], [`arguments`] | seeded choices; deadlines; words of a command line |
 //!
 //! Nothing here waits for a fixed time: a case waits for an event, under a deadline that only a fault reaches.
@@ -54,6 +55,7 @@ pub mod random;
 pub mod relay;
 pub mod scorecard;
 pub mod sim;
+pub mod steps;
 pub mod time;
 pub mod torture;
 pub mod wire;

@@ -1,19 +1,8 @@
-//! How many steps a second the pure core makes: `cargo bench -p rdb-server --bench core`.
-//!
-//! One leader and its members, joined by a queue: disks, network, coordinator and key index answer at once, so that
-//! nothing but [`Seat::step`] and the making of its inputs is measured. Elements are steps of one member, or events.
-#![expect(
-    clippy::expect_used,
-    clippy::arithmetic_side_effects,
-    clippy::indexing_slicing,
-    clippy::as_conversions,
-    clippy::cast_possible_truncation,
-    clippy::wildcard_enum_match_arm,
-    reason = "a benchmark: what is not as planned ends it"
-)]
+//! The pure core. One leader and its members, joined by a queue: disks, network, coordinator and key index answer at once,
+//! so that nothing but [`Seat::step`] and the making of its inputs is measured.
 
+use super::{EVENT_BYTES, Run};
 use bytes::Bytes;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rdb_proto::event::{EventKind, Expectation, NewEvent};
 use rdb_proto::types::{Epoch, EventId, KeyName, LogIndex, Membership, NodeId, Seq, Timestamp};
 use rdb_server::protocol::{
@@ -22,8 +11,31 @@ use rdb_server::protocol::{
 use std::collections::{BTreeMap, VecDeque};
 use uuid::Uuid;
 
+/// One event from its proposal to its acknowledgement, by a member that is alone.
+pub(super) fn one_event_alone() -> Run {
+    writes(1, 1, 1)
+}
+
+/// The same by a leader and two members, of which one must have it.
+pub(super) fn one_event_of_three() -> Run {
+    writes(3, 2, 1)
+}
+
+/// What a loaded seat does: many events in each of a few steps.
+pub(super) fn batch_of_three() -> Run {
+    writes(3, 2, super::BATCH)
+}
+
+/// A world that has written so often that its maps and queues have the size they keep.
+fn writes(members: u64, writes: usize, batch: usize) -> Run {
+    let mut world = World::new(members, writes, batch);
+    for _ in 0..100 {
+        world.write_all();
+    }
+    Box::new(move || world.write_all())
+}
+
 const LEADER: NodeId = NodeId(1);
-const EVENT_BYTES: usize = 256;
 
 /// A seat's members, and what the driver of each would keep.
 struct World {
@@ -35,7 +47,6 @@ struct World {
     states: Vec<KeyState>,
     indexed: LogIndex,
     next_id: u128,
-    steps: u64,
 }
 
 impl World {
@@ -66,7 +77,6 @@ impl World {
             states: vec![KeyState::default(); keys],
             indexed: LogIndex::ZERO,
             next_id: 1,
-            steps: 0,
         };
         let epoch = Epoch {
             number: 1,
@@ -90,7 +100,7 @@ impl World {
     fn proposal(&mut self, key: usize) -> Proposal {
         self.next_id += 1;
         Proposal {
-            id: ProposalId(key as u64),
+            id: ProposalId(u64::try_from(key).unwrap()),
             name: self.names[key].clone(),
             expect: Expectation::Any,
             events: vec![NewEvent {
@@ -114,7 +124,6 @@ impl World {
             let seat = self.seats.get_mut(&node).expect("a member");
             let mut effects = std::mem::take(&mut self.effects);
             seat.step(Tick(0), input, &mut effects);
-            self.steps += 1;
             for effect in effects.drain(..) {
                 self.perform(node, effect);
             }
@@ -146,7 +155,7 @@ impl World {
                 proposal: ProposalId(key),
                 outcome: Outcome::Written(written),
             } => {
-                self.states[key as usize] = KeyState {
+                self.states[usize::try_from(key).unwrap()] = KeyState {
                     version: written.first_version,
                     seq: written.first_seq,
                     is_deleted: false,
@@ -154,47 +163,15 @@ impl World {
                 return;
             }
             Effect::Resolved { .. } => return,
-            other => unreachable!("{other}"),
+            Effect::EpochTooLow { .. }
+            | Effect::Reply { .. }
+            | Effect::ReadConfirmed { .. }
+            | Effect::ReadRefused { .. }
+            | Effect::Campaign { .. }
+            | Effect::GiveUp { .. }
+            | Effect::Repaired
+            | Effect::ReadLog { .. } => unreachable!("{effect}"),
         };
         self.inputs.push_back((node, input));
     }
 }
-
-/// A world that has written so often that its maps and queues have the size they keep.
-fn warm(members: u64, writes: usize, batch: usize) -> World {
-    let mut world = World::new(members, writes, batch);
-    for _ in 0..1_000 {
-        world.write_all();
-    }
-    world
-}
-
-/// The smallest inputs there are: one event on its way from the proposal to the acknowledgement.
-fn steps(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("steps");
-    for (members, writes) in [(1, 1), (3, 2)] {
-        let mut world = warm(members, writes, 1);
-        let before = world.steps;
-        world.write_all();
-        group.throughput(Throughput::Elements(world.steps - before));
-        let name = format!("{members} members, {writes} writes, one event at a time");
-        group.bench_function(name, |bencher| bencher.iter(|| world.write_all()));
-    }
-    group.finish();
-}
-
-/// What a loaded seat does: many events in each of a few steps.
-fn events(criterion: &mut Criterion) {
-    const BATCH: usize = 64;
-    let mut group = criterion.benchmark_group("events");
-    group.throughput(Throughput::Elements(BATCH as u64));
-    for (members, writes) in [(1, 1), (3, 2)] {
-        let mut world = warm(members, writes, BATCH);
-        let name = format!("{members} members, {writes} writes, batches of {BATCH}");
-        group.bench_function(name, |bencher| bencher.iter(|| world.write_all()));
-    }
-    group.finish();
-}
-
-criterion_group!(core, steps, events);
-criterion_main!(core);
