@@ -6,7 +6,7 @@ use rdb_tests::process::binary;
 use rdb_tests::say;
 use rdb_tests::steps::{Counted, count, kept};
 
-/// Red when a step takes half as many instructions again as `steps count --keep` wrote to `tests/steps.txt`.
+/// Red when a step takes half as many instructions again as `target/debug/steps count --keep` wrote to `tests/steps.txt`.
 #[test]
 fn no_step_takes_far_more_instructions_than_it_did() {
     let counts = match count(&binary("steps")).unwrap() {
@@ -20,14 +20,14 @@ fn no_step_takes_far_more_instructions_than_it_did() {
         "what is kept is of the steps that there are"
     );
     for count in counts {
-        let ratio = count.ratio(&kept);
+        let percent = count.percent(&kept);
         say(&format!(
-            "{:>9} {} ({ratio:.2?} of what was kept)",
+            "{:>9} {} ({percent:?} % of what was kept)",
             count.instructions, count.step.name
         ));
         assert!(
             !count.is_too_much(&kept),
-            "{} takes {} instructions, {ratio:.2?} of what was kept",
+            "{} takes {} instructions, {percent:?} % of what was kept",
             count.step.name,
             count.instructions
         );

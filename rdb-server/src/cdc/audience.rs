@@ -3,7 +3,8 @@
 //! while a hundred streams are served the same event would wait for all of them.
 //!
 //! Who has been served nothing for a while is served at once: only a stream of events is gathered. To look through events of
-//! which a filter lets none pass is to be served, too. Pure: time comes from outside.
+//! which a filter lets none pass is to be served, too, unless other seats' events wait for that. Pure: time comes from
+//! outside.
 
 use crate::limits::{AUDIENCE_FREE, LISTENER_QUIET, LISTENER_TURN, LISTENER_WAIT_MAX, STREAM_MESSAGE_BYTES};
 use std::num::NonZero;

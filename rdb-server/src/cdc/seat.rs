@@ -5,7 +5,7 @@ use super::marks::{Marks, SeatsMark};
 use crate::storage::{Direction, Frame, KeyIndex, LogReader, StorageError};
 use bytes::Bytes;
 use rdb_proto::entry::EntryKind;
-use rdb_proto::event::{Event, EventError, EventKind, split_batch};
+use rdb_proto::event::{Event, EventError, EventKind, events_of};
 use rdb_proto::types::{LogIndex, Seq, Timestamp, Version};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -135,7 +135,6 @@ impl SeatSource {
 }
 
 fn first_event(body: Bytes) -> Result<Timestamp, EventError> {
-    let events = split_batch(body)?.into_iter();
-    let first = events.take(1).next().ok_or(EventError::Batch("no events"))?;
-    Ok(Event::decode(first)?.time)
+    let first = events_of(body).next().ok_or(EventError::Batch("no events"))?;
+    Ok(Event::decode(first?)?.time)
 }

@@ -12,7 +12,7 @@ use super::marks::{Marks, SeatsMark};
 use super::merge::{Bound, Merge, Merged, Run};
 use super::seat::{SeatSource, Seats};
 use super::selection::{Order, Selection};
-use crate::limits::{FELL_BEHIND_SEQS, LISTENER_SEQS_MAX, STREAM_MESSAGE_BYTES};
+use crate::limits::{FELL_BEHIND_SEQS, LISTENER_SEQS_MAX, PART_MARK_INTERVAL, STREAM_MESSAGE_BYTES};
 use crate::storage::StorageError;
 use crate::{blocking, clock};
 use rdb_proto::types::{LogIndex, Seq, Timestamp};
@@ -73,6 +73,8 @@ pub struct Subscription {
     marks: Arc<Marks>,
     phase: Phase,
     cadence: Cadence,
+    /// Whether other seats' events wait for the marks of this stream, so that it never rests while it shows none.
+    is_awaited: bool,
     listener: Listener,
     /// What the last events were read up to: the rest of it, and the mark at its end, come before anything newer.
     held: Option<Reach>,
@@ -120,6 +122,7 @@ impl Subscription {
             marks,
             phase: Phase::Opening,
             cadence: Cadence::from(position, mark_interval, clock::monotonic()),
+            is_awaited: mark_interval <= PART_MARK_INTERVAL,
             listener: Listener::of(audience),
             held: None,
         })
@@ -145,6 +148,9 @@ impl Subscription {
             }
             if self.phase == Phase::Live && self.mark.seq().since(self.position()) > FELL_BEHIND_SEQS {
                 self.phase = Phase::CatchingUp;
+                // At the end of what was to be read before, it would be said to be caught up.
+                self.held = None;
+                self.awaited = None;
                 return Ok(Message::FellBehind(self.mark.seq()));
             }
             let Some(reach) = self.reach_to_read().await else {
@@ -158,7 +164,9 @@ impl Subscription {
                 }
                 Merged::Filtered(seq) => {
                     self.cadence.advance(seq, 0);
-                    self.serve(0, reach);
+                    if !self.is_awaited {
+                        self.serve(0, reach);
+                    }
                     // Give other tasks their turn: a filter that lets nothing through reads on and on.
                     tokio::task::yield_now().await;
                 }

@@ -122,8 +122,10 @@ fn build() -> io::Result<PathBuf> {
         .args([
             "build",
             "--locked",
-            "--workspace",
-            "--bins",
+            "-p",
+            "rdb-server",
+            "-p",
+            "rdb-client",
             "--features",
             "rdb-server/sabotage",
             "--target-dir",

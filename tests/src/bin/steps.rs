@@ -41,6 +41,13 @@ fn main() -> io::Result<ExitCode> {
                 writeln!(io::stderr(), "error: {why}")?;
                 Ok(ExitCode::FAILURE)
             }
+            Counted::All(_) if arguments.has("--keep") && !cfg!(debug_assertions) => {
+                writeln!(
+                    io::stderr(),
+                    "error: counts are kept of the build that scripts/test makes"
+                )?;
+                Ok(ExitCode::from(2))
+            }
             Counted::All(counts) if arguments.has("--keep") => {
                 std::fs::write(KEPT, written(&counts))?;
                 Ok(ExitCode::SUCCESS)
@@ -64,12 +71,11 @@ fn show(counts: &[Count]) -> io::Result<ExitCode> {
     for count in counts {
         let Count { step, instructions } = count;
         let an_event = instructions / u64::try_from(step.events).unwrap_or(1);
-        let ratio = count
-            .ratio(&kept)
-            .map_or_else(|| "none".to_owned(), |ratio| format!("{ratio:.2}"));
+        let percent = count.percent(&kept);
+        let percent = percent.map_or_else(|| "none".to_owned(), |percent| format!("{percent} %"));
         writeln!(
             out,
-            "{:<40} {instructions:>12} {an_event:>12} {ratio:>8}",
+            "{:<40} {instructions:>12} {an_event:>12} {percent:>8}",
             step.name
         )?;
     }

@@ -7,11 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::{fs, io};
 
-/// What was counted last, of the build that `scripts/test` makes: `steps count --keep` writes it.
+/// What was counted last, of the build that `scripts/test` makes: `target/debug/steps count --keep` writes it.
 pub const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/steps.txt");
-
-/// A step may take so many times what was kept: other compilers make other instructions of the same code.
-const LIMIT: f64 = 1.5;
 
 /// What is counted: see [`super::counted`].
 const COUNTED: &str = "rdb_tests::steps::counted";
@@ -24,7 +21,7 @@ const TIMES: u32 = 20;
 pub struct Count {
     /// The step.
     pub step: &'static Step,
-    /// Instructions, on the thread that makes the step.
+    /// Instructions, those of other threads of the process meanwhile among them.
     pub instructions: u64,
 }
 
@@ -38,15 +35,16 @@ pub enum Counted {
 }
 
 impl Count {
-    /// How many times what was kept it is; `None` when nothing was.
-    pub fn ratio(&self, kept: &BTreeMap<String, u64>) -> Option<f64> {
-        let kept = u32::try_from(*kept.get(self.step.name)?).ok()?;
-        Some(f64::from(u32::try_from(self.instructions).unwrap_or(u32::MAX)) / f64::from(kept))
+    /// How many percent of what was kept it is; `None` when nothing was.
+    pub fn percent(&self, kept: &BTreeMap<String, u64>) -> Option<u64> {
+        let kept = kept.get(self.step.name)?;
+        (100 * self.instructions).checked_div(*kept)
     }
 
-    /// Whether it takes far more than what was kept, or nothing was.
+    /// Whether it takes half as many again as what was kept, or nothing was: other compilers make other instructions of the
+    /// same code.
     pub fn is_too_much(&self, kept: &BTreeMap<String, u64>) -> bool {
-        self.ratio(kept).is_none_or(|ratio| ratio > LIMIT)
+        self.percent(kept).is_none_or(|percent| percent >= 150)
     }
 }
 
@@ -103,7 +101,7 @@ pub fn kept() -> io::Result<BTreeMap<String, u64>> {
 
 /// The file that keeps these counts.
 pub fn written(counts: &[Count]) -> String {
-    let mut text = "# Instructions of one step, by callgrind, of the build that scripts/test makes: `steps count --keep`.\n".to_owned();
+    let mut text = "# Instructions of one step, by callgrind, of the build that scripts/test makes: `target/debug/steps count --keep`.\n".to_owned();
     for Count { step, instructions } in counts {
         writeln!(text, "{instructions:>9}  {}", step.name).unwrap();
     }

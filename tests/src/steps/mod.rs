@@ -45,7 +45,7 @@ pub const STEPS: &[Step] = &[
     step("codec: an append gets its numbers", 1, codec::number),
     step("codec: a message to a member and back", BATCH, codec::message),
     step("codec: a client reads a batch", BATCH, codec::decode),
-    step("log: a block of entries is read", logs::EVENTS, logs::read),
+    step("log: all of it is read", logs::EVENTS, logs::read),
     step("merge: two seats, every event", 2 * logs::EVENTS, logs::merge),
     step("merge: two seats, a filter", 2 * logs::EVENTS, logs::filter),
 ];
