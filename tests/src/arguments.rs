@@ -12,6 +12,11 @@ impl<'a> Arguments<'a> {
         self.0.iter().any(|word| word == name)
     }
 
+    /// Whether help is asked for.
+    pub fn ask_for_help(self) -> bool {
+        self.has("--help") || self.has("-h")
+    }
+
     /// The word behind another one.
     pub fn value(self, name: &str) -> Option<&'a str> {
         let at = self.0.iter().position(|word| word == name)?;

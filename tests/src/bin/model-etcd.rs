@@ -26,7 +26,7 @@ fn main() -> io::Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let arguments = Arguments(&words);
     let mut out = io::stdout();
-    if arguments.has("--help") || arguments.has("-h") {
+    if arguments.ask_for_help() {
         out.write_all(HELP.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -24,7 +24,7 @@ fn main() -> io::Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let arguments = Arguments(&words);
     let mut out = io::stdout();
-    if arguments.has("--help") || arguments.has("-h") {
+    if arguments.ask_for_help() {
         out.write_all(HELP.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -36,17 +36,17 @@ fn main() -> io::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Some("count") if arguments.has("--keep") && !cfg!(debug_assertions) => {
+            writeln!(
+                io::stderr(),
+                "error: counts are kept of the build that scripts/test makes"
+            )?;
+            Ok(ExitCode::from(2))
+        }
         Some("count") => match count(&std::env::current_exe()?)? {
             Counted::NotRun(why) => {
                 writeln!(io::stderr(), "error: {why}")?;
                 Ok(ExitCode::FAILURE)
-            }
-            Counted::All(_) if arguments.has("--keep") && !cfg!(debug_assertions) => {
-                writeln!(
-                    io::stderr(),
-                    "error: counts are kept of the build that scripts/test makes"
-                )?;
-                Ok(ExitCode::from(2))
             }
             Counted::All(counts) if arguments.has("--keep") => {
                 std::fs::write(KEPT, written(&counts))?;

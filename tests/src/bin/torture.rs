@@ -40,7 +40,7 @@ fn main() -> io::Result<ExitCode> {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
     let mut out = io::stdout();
     let arguments = Arguments(&words);
-    if arguments.has("--help") || arguments.has("-h") {
+    if arguments.ask_for_help() {
         write!(out, "{HELP}")?;
         return Ok(ExitCode::SUCCESS);
     }
