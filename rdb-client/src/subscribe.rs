@@ -85,8 +85,9 @@ pub enum Message {
         /// Events that came since the mark before.
         changes: u64,
     },
-    /// Everything that was there when the connection opened, or the subscription fell behind, has come. Like a
-    /// mark, it says that nothing at or below its seq will come any more.
+    /// Everything that was acknowledged when the connection opened, or that [`Message::FellBehind`] named, has come. Like a
+    /// mark, it says that nothing at or below its seq will come any more. A node that cannot ask etcd for seconds goes by
+    /// what it has heard of.
     CaughtUp {
         /// Resolved seq at which that was so.
         seq: Seq,

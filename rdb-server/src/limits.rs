@@ -126,6 +126,14 @@ pub const HELD_AFTER: Duration = Duration::from_secs(1);
 /// Least time between two looks for that.
 pub const HELD_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How long a new change stream asks which seqs are handed out, with these waits in between: then it goes by what its node
+/// has heard of.
+pub const COUNTER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// See [`COUNTER_WAIT_MAX`].
+pub const COUNTER_WAIT_FIRST: Duration = Duration::from_millis(20);
+/// See [`COUNTER_WAIT_MAX`].
+pub const COUNTER_WAIT_LONGEST: Duration = Duration::from_secs(1);
+
 /// A node that shows a change stream's other seats, and says nothing for this long, is given up for another.
 pub const PART_SILENCE_MAX: Duration = Duration::from_secs(6);
 

@@ -105,6 +105,8 @@ sabotages! {
     KeysAwaitOthers = "keys_await_others";
     /// A mark of a stream in the order of keys is that of the furthest seat (section 7).
     MarkOfAnyPart = "mark_of_any_part";
+    /// A stream has caught up with what its node knows of, whatever was acknowledged elsewhere (section 7).
+    CaughtUpAtMark = "caught_up_at_mark";
     /// A snapshot of a stream is of one seq less than the stream goes on with (section 7).
     SnapshotSeam = "snapshot_seam";
     /// Numbers that a node took for another one are given to the next who asks, too (rule 6.5).

@@ -118,6 +118,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "every_node_shows_the_whole_stream_while_nodes_die",
     ),
     mutation(
+        "caught_up_at_mark",
+        "a stream that has caught up has shown all there was",
+        "changes",
+        "a_stream_that_has_caught_up_has_shown_what_any_node_acknowledged_before_it",
+    ),
+    mutation(
         "mark_of_any_part",
         "marks of a stream in the order of keys",
         "by_keys",

@@ -7,6 +7,7 @@ use rdb_proto::v1::{self, subscribe_request, subscribe_response};
 use rdb_tests::checkers::stream;
 use rdb_tests::cluster::Cluster;
 use rdb_tests::time::{soon, within};
+use rdb_tests::wire::Said;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -209,6 +210,45 @@ async fn events_come_with_what_was_before_and_from_a_time() {
     cluster.stop_all().await;
 }
 
+/// Whoever had an answer from one node and then asks another one for all there is gets what was answered, too, also while
+/// others write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_has_caught_up_has_shown_what_any_node_acknowledged_before_it() {
+    let mut cluster = Cluster::start(5, &[TWO_GROUPS]).await;
+    cluster.until_led(true).await;
+    let load = cluster.load(45);
+    load.more(50).await;
+    let mut nodes = Vec::new();
+    for n in 0..5 {
+        nodes.push(cluster.api(n).await);
+    }
+    for round in 0..8 {
+        for n in 0..5 {
+            let written = nodes[(n + 1) % 5]
+                .write(&format!("new/{round}"), "x")
+                .await
+                .unwrap();
+            for order in [v1::Order::Seqs, v1::Order::Keys] {
+                let request = v1::SubscribeRequest {
+                    start: Some(subscribe_request::Start::AfterSeq(written.seq - 1)),
+                    order: order.into(),
+                    ..Default::default()
+                };
+                let mut stream = nodes[n].subscribe_request(request).await.unwrap();
+                let shown = stream.until_caught_up().await.unwrap();
+                let mut shown = shown.into_iter().filter_map(Said::event);
+                assert!(
+                    shown.any(|event| event.seq == Seq(written.seq)),
+                    "node {n} has caught up without {}",
+                    written.seq
+                );
+            }
+        }
+    }
+    load.stop().await;
+    cluster.stop_all().await;
+}
+
 /// When the mark stands still while the counter moves, `status` says which seat holds it and why, and that it goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_names_the_seat_that_holds_the_stream() {
@@ -239,7 +279,23 @@ async fn status_names_the_seat_that_holds_the_stream() {
         .find_map(|line| line.strip_prefix("rdb_resolved_held_seconds "));
     assert!(seconds.unwrap().parse::<u64>().unwrap() >= 1, "{metrics}");
 
+    // What there was comes, and nobody is told that this was all.
+    let mut stream = cluster.api(stays).await.subscribe(0).await.unwrap();
+    let mut marks_at_rest = 0;
+    while marks_at_rest < 3 {
+        match stream.next().await.unwrap().unwrap() {
+            Said::Resolved { seq, .. } if seq >= held.mark => marks_at_rest += 1,
+            Said::CaughtUp(seq) => panic!("caught up at {seq}, of {}", status.counter),
+            Said::Resolved { .. } | Said::Opened { .. } | Said::Change(_) | Said::FellBehind(_) => {}
+        }
+    }
+
     cluster.start_all().await;
+    let said = stream.until_caught_up().await.unwrap();
+    assert!(
+        matches!(said.last(), Some(Said::CaughtUp(seq)) if *seq >= status.counter),
+        "{status:?}"
+    );
     cluster
         .until("a mark that follows", |status| {
             status.held.is_empty() && status.resolved >= held.mark

@@ -8,7 +8,7 @@ use rdb_tests::cluster::Cluster;
 use rdb_tests::process::Settings;
 use rdb_tests::random::Random;
 use rdb_tests::time::{Stopwatch, maybe};
-use rdb_tests::wire::assert_reason;
+use rdb_tests::wire::{Said, assert_reason};
 use rdb_tests::workload::Ticks;
 use rdb_tests::workload::writers::{Load, crew, record_of};
 use rustix::process::Signal;
@@ -144,6 +144,10 @@ async fn without_etcd_reads_go_on_and_writes_say_why_not() {
         assert_eq!(cluster.events(n).await.len(), 10);
         assert_reason(hasty.write("k1", "during").await, Reason::CoordinatorAway);
     }
+    // Nobody can be asked what was acknowledged elsewhere: a new stream goes by what its node knows.
+    let mut stream = cluster.node(0).api().await.subscribe(0).await.unwrap();
+    let caught_up = stream.until_caught_up().await.unwrap();
+    assert_eq!(caught_up.into_iter().filter_map(Said::event).count(), 10);
     let status = cluster
         .until("a status that names etcd", |status| !status.healthy)
         .await;

@@ -4,7 +4,8 @@ use super::status::CallError;
 use super::{Api, elsewhere, forward};
 use crate::limits::{MARK_INTERVAL, PART_MARK_INTERVAL, SUBSCRIPTIONS_MAX};
 use crate::node::{Filter, Gather, Handle, Message, NodeError, Order, Part, Selection, Start, Subscription};
-use futures::Stream;
+use futures::future::{BoxFuture, Fuse};
+use futures::{FutureExt as _, Stream};
 use rdb_proto::convert;
 use rdb_proto::limits::{
     COLLECTION_BYTES_MAX, FILTER_VALUES_MAX, KEY_BYTES_MAX, TAG_BYTES_MAX, TYPE_BYTES_MAX,
@@ -50,7 +51,7 @@ pub(super) async fn subscribe(
     let snapshot_seq = request.snapshot_seq;
     // Of one seat, the order of seqs is that of its keys.
     let is_one_part = others.is_empty() && (selection.order == Order::Seqs || here.len() == 1);
-    let changes = if is_one_part {
+    let mut changes = if is_one_part {
         let interval = if is_part {
             PART_MARK_INTERVAL
         } else {
@@ -70,8 +71,17 @@ pub(super) async fn subscribe(
         node.telemetry().subscribers.dec();
         return Err(NodeError::Overloaded("the node's list of change streams").into());
     }
+    let goal = if is_part {
+        // Whoever makes parts one stream knows when that has caught up.
+        changes.catch_up_with(Seq::ZERO);
+        Fuse::terminated()
+    } else {
+        let node = node.clone();
+        async move { node.acknowledged_before().await }.boxed().fuse()
+    };
     let stream = Ongoing {
         changes,
+        goal,
         here,
         snapshot_seq,
         node: node.clone(),
@@ -130,8 +140,10 @@ async fn gather(
     for seats in here.iter().filter(|seats| !seats.is_empty()) {
         let selection = parts.selection.clone();
         let subscribed = node.subscribe(seats, parts.start, selection, PART_MARK_INTERVAL);
+        let mut subscription = subscribed.await?;
+        subscription.catch_up_with(Seq::ZERO);
         streams.push(Box::pin(futures::stream::try_unfold(
-            subscribed.await?,
+            subscription,
             async |mut subscription| {
                 let message = subscription.next().await.map_err(NodeError::from)?;
                 Ok(Some((message, subscription)))
@@ -236,6 +248,13 @@ impl Changes {
         }
     }
 
+    const fn catch_up_with(&mut self, goal: Seq) {
+        match self {
+            Self::Here(subscription) => subscription.catch_up_with(goal),
+            Self::Everywhere(gather) => gather.catch_up_with(goal),
+        }
+    }
+
     const fn position(&self) -> Seq {
         match self {
             Self::Here(subscription) => subscription.position(),
@@ -246,6 +265,8 @@ impl Changes {
 
 struct Ongoing {
     changes: Changes,
+    /// What they catch up with, once.
+    goal: Fuse<BoxFuture<'static, Seq>>,
     /// The seats whose logs are read here.
     here: Vec<SeatId>,
     snapshot_seq: u64,
@@ -260,16 +281,22 @@ impl Drop for Ongoing {
 
 impl Ongoing {
     async fn next(&mut self) -> Result<v1::SubscribeResponse, Status> {
-        let stopping = self.node.tasks().stopping();
-        let message = tokio::select! {
-            biased;
-            () = stopping => return Err(self.goodbye()),
-            gone = self.node.seat_gone(&self.here) => return Err(CallError::from(gone).into()),
-            message = self.changes.next() => message?,
-        };
-        Ok(v1::SubscribeResponse {
-            message: Some(self.to_wire(message)),
-        })
+        loop {
+            let stopping = self.node.tasks().stopping();
+            let message = tokio::select! {
+                biased;
+                () = stopping => return Err(self.goodbye()),
+                gone = self.node.seat_gone(&self.here) => return Err(CallError::from(gone).into()),
+                goal = &mut self.goal => {
+                    self.changes.catch_up_with(goal);
+                    continue;
+                }
+                message = self.changes.next() => message?,
+            };
+            return Ok(v1::SubscribeResponse {
+                message: Some(self.to_wire(message)),
+            });
+        }
     }
 
     /// The end of the stream names the position to resume at.

@@ -35,6 +35,11 @@ impl<E: From<EventError>> Gather<E> {
         }
     }
 
+    /// See [`Parts::catch_up_with`].
+    pub const fn catch_up_with(&mut self, goal: Seq) {
+        self.parts.catch_up_with(goal);
+    }
+
     /// Everything at or below this seq was sent, or did not pass the filter: where to resume.
     pub const fn position(&self) -> Seq {
         self.parts.position()
@@ -134,7 +139,9 @@ mod tests {
         let part = |said: Vec<Message>| -> Part<EventError> {
             Box::pin(futures::stream::iter(said.into_iter().map(Ok)).chain(futures::stream::pending()))
         };
-        Gather::new(said.map(part), after, order)
+        let mut gather = Gather::new(said.map(part), after, order);
+        gather.catch_up_with(Seq(4));
+        gather
     }
 
     /// Everything that is said before it waits, a line each.
@@ -214,6 +221,24 @@ mod tests {
                 "caught up 8",
                 "fell behind 30"
             ]
+        );
+    }
+
+    #[test]
+    fn it_has_caught_up_when_everything_that_was_there_was_said() {
+        let first = vec![Message::Opened(Seq(0)), run(1..=2), Message::CaughtUp(Seq(2))];
+        let marks = [2, 3, 4].map(|mark| Message::Resolved(Seq(mark), 0));
+        let second = [
+            vec![Message::Opened(Seq(0)), Message::CaughtUp(Seq(0))],
+            marks.to_vec(),
+        ]
+        .concat();
+        let said = |first: Vec<Message>| said(gather([first, second.clone()], Some(Seq(0))));
+        assert_eq!(said(first.clone()), ["opened 0", "1 2"], "the goal is 4");
+        let on = [first, vec![Message::Resolved(Seq(4), 0)]].concat();
+        assert_eq!(
+            said(on),
+            ["opened 0", "1 2", "resolved 4, 2 events", "caught up 4"]
         );
     }
 

@@ -518,6 +518,45 @@ mod tests {
         assert_eq!(shown(Order::Keys, 1), (vec![1, 4, 5], Seq(9)));
     }
 
+    /// DESIGN 7. Red when the end of what is resolved counts as the end of what there was, and when it does before anybody
+    /// has told where that is.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn it_has_caught_up_when_everything_that_was_there_was_sent() {
+        let world = World::new([&[(1, 1), (4, 2)], &[(2, 2)]]);
+        let sources = world.merge(Filter::default(), 0).sources.into_iter();
+        let seats = Seats::new(
+            sources.map(|source| source.seat).collect(),
+            Arc::clone(&world.marks),
+            Arc::new(Audience::on(NonZero::<usize>::MIN)),
+        );
+        let start = Start::After(Seq::ZERO);
+        let mut stream = Subscription::new(seats, Selection::default(), start, MARK_INTERVAL_MAX).unwrap();
+        let resolve = |mark| (0..2).for_each(|seat| world.marks.resolve(seat, Seq(mark)));
+        let caught_up = |stream: &mut Subscription| {
+            let mut at = Vec::new();
+            while let Some(message) = stream.next().now_or_never() {
+                if let Message::CaughtUp(seq) = message.unwrap() {
+                    at.push(seq);
+                }
+            }
+            (at, stream.position())
+        };
+        resolve(3);
+        assert_eq!(
+            caught_up(&mut stream),
+            (vec![], Seq(3)),
+            "what there is, is not known"
+        );
+        stream.catch_up_with(Seq(5));
+        assert_eq!(caught_up(&mut stream), (vec![], Seq(3)));
+        resolve(4);
+        assert_eq!(caught_up(&mut stream), (vec![], Seq(3)), "4 and 5 are one entry");
+        resolve(5);
+        assert_eq!(caught_up(&mut stream), (vec![Seq(5)], Seq(5)));
+        resolve(6);
+        assert_eq!(caught_up(&mut stream), (vec![], Seq(6)), "once");
+    }
+
     /// Red when a stream does not wait for its turn, or does when few others are served events; and when those whose filter
     /// lets nothing pass do not count, or do not wait.
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -544,7 +583,10 @@ mod tests {
                     filter: filter.clone(),
                     ..Selection::default()
                 };
-                Subscription::new(seats, selection, Start::After(Seq::ZERO), MARK_INTERVAL_MAX).unwrap()
+                let start = Start::After(Seq::ZERO);
+                let mut stream = Subscription::new(seats, selection, start, MARK_INTERVAL_MAX).unwrap();
+                stream.catch_up_with(Seq::ZERO);
+                stream
             };
             let resolve = |mark| (0..2).for_each(|seat| world.marks.resolve(seat, Seq(mark)));
             let at_once = |stream: &mut Subscription| {
@@ -564,8 +606,9 @@ mod tests {
             // What was there before, and the first live event: nobody has had a turn yet.
             for mark in [1, 3] {
                 resolve(mark);
+                let shown: &[u64] = if of_others.is_open() { &[mark] } else { &[] };
                 for stream in &mut streams {
-                    at_once(stream);
+                    assert_eq!(at_once(stream), shown);
                 }
                 assert_eq!(at_once(&mut next), [mark]);
             }

@@ -25,6 +25,8 @@ pub struct Parts {
     heard: Vec<Heard>,
     order: Order,
     phase: Phase,
+    /// It catches up with this seq, at least; not before this is known.
+    goal: Option<Seq>,
     cadence: Cadence,
 }
 
@@ -56,8 +58,15 @@ impl Parts {
             heard: vec![Heard::default(); count],
             order,
             phase: Phase::Opening(after),
+            goal: None,
             cadence: Cadence::from(after.unwrap_or_default(), MARK_INTERVAL, now),
         }
+    }
+
+    /// It says that it has caught up when all parts have, and everything at or below this seq was said; and not before it is
+    /// told so.
+    pub const fn catch_up_with(&mut self, goal: Seq) {
+        self.goal = Some(goal);
     }
 
     /// Everything at or below this seq was said, or did not pass the filter: where to resume.
@@ -105,15 +114,22 @@ impl Parts {
         let is_caught_up = self.heard.iter().all(|heard| heard.is_caught_up);
         if self.phase == Phase::Live && !is_caught_up {
             self.phase = Phase::CatchingUp;
-            let ahead = self.heard.iter().map(|heard| heard.behind).max();
-            return Some(Message::FellBehind(ahead.unwrap_or_default()));
+            let ahead = self
+                .heard
+                .iter()
+                .map(|heard| heard.behind)
+                .max()
+                .unwrap_or_default();
+            self.goal = Some(ahead);
+            return Some(Message::FellBehind(ahead));
         }
         if let Some(run) = self.take_run() {
             self.cadence.advance(self.shown_up_to(), run.count);
             return Some(Message::Changes(run));
         }
         self.cadence.advance(self.shown_up_to(), 0);
-        if self.phase == Phase::CatchingUp && is_caught_up {
+        let is_at_goal = self.goal.is_some_and(|goal| self.position() >= goal);
+        if self.phase == Phase::CatchingUp && is_caught_up && is_at_goal {
             if self.cadence.has_news() {
                 return Some(self.mark(now));
             }

@@ -37,7 +37,7 @@ pub enum Message {
     Changes(Run),
     /// Nothing at or below the seq is still to come; with the number of events since the last mark.
     Resolved(Seq, u64),
-    /// All there was has been sent.
+    /// Everything that was there when the stream began, or fell behind, has been sent.
     CaughtUp(Seq),
     /// The subscriber is far behind the database, which stands at this seq.
     FellBehind(Seq),
@@ -47,6 +47,8 @@ pub enum Message {
 enum Phase {
     Opening,
     CatchingUp,
+    /// The mark that it has caught up with is told.
+    CaughtUp,
     Live,
 }
 
@@ -72,6 +74,8 @@ pub struct Subscription {
     eager: Option<usize>,
     marks: Arc<Marks>,
     phase: Phase,
+    /// It catches up with this seq, at least; not before this is known.
+    goal: Option<Seq>,
     cadence: Cadence,
     /// Whether other seats' events wait for the marks of this stream, so that it never rests while it shows none.
     is_awaited: bool,
@@ -121,6 +125,7 @@ impl Subscription {
             mark,
             marks,
             phase: Phase::Opening,
+            goal: None,
             cadence: Cadence::from(position, mark_interval, clock::monotonic()),
             is_awaited: mark_interval <= PART_MARK_INTERVAL,
             listener: Listener::of(audience),
@@ -133,6 +138,12 @@ impl Subscription {
         self.cadence.position()
     }
 
+    /// It says that it has caught up when everything at or below this seq is sent, and not before it is told so: marks
+    /// follow acknowledgements by a moment, and what this node knows of is not all there is.
+    pub const fn catch_up_with(&mut self, goal: Seq) {
+        self.goal = Some(goal);
+    }
+
     /// The next message. Cancel safe: nothing is lost when the future is dropped.
     ///
     /// # Errors
@@ -141,6 +152,10 @@ impl Subscription {
         if self.phase == Phase::Opening {
             self.phase = Phase::CatchingUp;
             return Ok(Message::Opened(self.position()));
+        }
+        if self.phase == Phase::CaughtUp {
+            self.phase = Phase::Live;
+            return Ok(Message::CaughtUp(self.position()));
         }
         loop {
             if self.cadence.is_overdue(clock::monotonic()) {
@@ -151,7 +166,9 @@ impl Subscription {
                 // At the end of what was to be read before, it would be said to be caught up.
                 self.held = None;
                 self.awaited = None;
-                return Ok(Message::FellBehind(self.mark.seq()));
+                let ahead = self.mark.seq();
+                self.goal = Some(ahead);
+                return Ok(Message::FellBehind(ahead));
             }
             let Some(reach) = self.reach_to_read().await else {
                 return Ok(self.say_mark());
@@ -249,8 +266,10 @@ impl Subscription {
     fn at_end(&mut self, mark: Seq) -> Result<Option<Message>, StorageError> {
         let shown = self.merge.shown_up_to(mark)?;
         self.cadence.advance(shown, 0);
-        if self.phase == Phase::CatchingUp {
+        if self.phase == Phase::CatchingUp && self.goal.is_some_and(|goal| self.position() >= goal) {
             if self.cadence.has_news() {
+                // Before a look at what is new meanwhile: there might be something each time.
+                self.phase = Phase::CaughtUp;
                 return Ok(Some(self.say_mark()));
             }
             self.phase = Phase::Live;

@@ -4,6 +4,9 @@ use super::error::NodeError;
 use super::handle::Handle;
 use crate::blocking;
 use crate::cdc::{SeatSource, Seats, Selection, Start, Subscription};
+use crate::clock::{self, BackOff};
+use crate::limits::{COUNTER_WAIT_FIRST, COUNTER_WAIT_LONGEST, COUNTER_WAIT_MAX};
+use crate::sabotage::{self, Sabotage};
 use rdb_proto::types::{SeatId, Seq, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +30,25 @@ impl Handle {
     /// The latest seq that this node knows to be handed out.
     pub fn counter(&self) -> Seq {
         *self.shared.coordinator.counter().borrow()
+    }
+
+    /// A seq at or above every event that was acknowledged before this call, wherever. Where etcd cannot be asked for a while,
+    /// the latest that this node has heard of.
+    pub async fn acknowledged_before(&self) -> Seq {
+        if sabotage::is(Sabotage::CaughtUpAtMark) {
+            return Seq::ZERO;
+        }
+        let asked = async {
+            let mut back_off = BackOff::new(COUNTER_WAIT_FIRST, COUNTER_WAIT_LONGEST);
+            loop {
+                match self.latest_seq().await {
+                    Ok(seq) => return seq,
+                    Err(_unread) => back_off.wait().await,
+                }
+            }
+        };
+        let seq = clock::within(COUNTER_WAIT_MAX, asked).await;
+        seq.unwrap_or_else(|| self.counter())
     }
 
     /// Which of these seats this node has a member of, and which it has not. One that catches up before it is a member

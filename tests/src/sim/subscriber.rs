@@ -49,8 +49,10 @@ impl Stream {
             up_to: seq,
             ..Told::default()
         };
+        let mut parts = Parts::new(count, Some(seq), Order::Seqs, now);
+        parts.catch_up_with(seq);
         Self {
-            parts: Parts::new(count, Some(seq), Order::Seqs, now),
+            parts,
             told: vec![told; count],
         }
     }

@@ -640,7 +640,7 @@ pub(crate) struct SubscribeArgs {
           value_parser = parse_snapshot_seq)]
     pub(crate) snapshot_of: Option<Seq>,
 
-    /// End when everything that is there has come
+    /// End when everything that was acknowledged before has come
     #[arg(long)]
     pub(crate) until_caught_up: bool,
 

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// How long a command that must come to an end waits for a server that is gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a command that must come to an end hears marks that stand still before it says so.
+const STANDSTILL: Duration = Duration::from_secs(10);
 /// Interruptions shorter than this are nobody's concern.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -23,6 +25,8 @@ pub(crate) struct Follow {
     was_open: bool,
     trouble: Option<Trouble>,
     last_error: Option<Error>,
+    /// The latest mark, and since when; `None` once it was told that it stands still.
+    mark: Option<(Seq, Instant)>,
     /// Whether the caller tells interruptions, instead of a line on standard error.
     is_quiet: bool,
 }
@@ -80,6 +84,7 @@ impl Follow {
             was_open: false,
             trouble: None,
             last_error: None,
+            mark: Some((Seq::ZERO, clock::now())),
             is_quiet: false,
         }
     }
@@ -137,6 +142,9 @@ impl Follow {
                 | Message::CaughtUp { .. }
                 | Message::FellBehind { .. }) => {
                     self.recovered();
+                    if let Message::Resolved { seq, .. } = &message {
+                        self.marked(*seq);
+                    }
                     return Ok(message);
                 }
             }
@@ -197,6 +205,22 @@ impl Follow {
         let message = (is_news && self.is_quiet).then(|| Message::Interrupted(error.clone()));
         self.last_error = Some(error);
         Ok(message)
+    }
+
+    fn marked(&mut self, seq: Seq) {
+        let Some((mark, since)) = self.mark else {
+            return;
+        };
+        let now = clock::now();
+        if seq > mark || !self.must_end {
+            self.mark = Some((seq, now));
+        } else if now.saturating_duration_since(since) > STANDSTILL {
+            self.mark = None;
+            notice(format_args!(
+                "{}: events after seq {seq} are held back; `rdb-client status` says by whom; waiting",
+                self.what
+            ));
+        }
     }
 
     fn recovered(&mut self) {
