@@ -1,6 +1,6 @@
-//! The result as a picture: bars for those settings that survive a loss of power.
+//! Results as pictures: bars for those settings that survive a loss of power, and curves for what grows.
 
-use crate::report::{Compared, Report, shown};
+use crate::report::{Compared, Report, count, shown};
 use crate::work::Work;
 use std::fmt::Write as _;
 
@@ -11,6 +11,8 @@ const LEFT: f64 = 150.0;
 const RIGHT: f64 = 110.0;
 const ROW: f64 = 20.0;
 const BAR: f64 = 14.0;
+/// Height of a curve.
+const CURVE: f64 = 120.0;
 const OURS: &str = "#1a6fd4";
 const OTHERS: &str = "#9aa4b0";
 
@@ -20,7 +22,7 @@ pub fn svg(report: &Report) -> String {
     let mut y = 0.0;
     for (nodes, title, works) in [
         (1, "one node", &Work::ONE_NODE[..]),
-        (3, "three nodes on one machine", &Work::THREE_NODES[..]),
+        (3, "several nodes on one machine", &Work::THREE_NODES[..]),
     ] {
         let is_shown = |entry: &&Compared| entry.nodes == nodes && entry.survives_power_loss;
         let entries: Vec<&Compared> = report.compared.iter().filter(is_shown).collect();
@@ -28,12 +30,69 @@ pub fn svg(report: &Report) -> String {
             group(&mut body, &mut y, &format!("{work}: {title}"), *work, &entries);
         }
     }
-    let height = y + ROW;
+    picture(&body, y + ROW)
+}
+
+fn picture(body: &str, height: f64) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"12\" fill=\"#1f2328\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n{body}</svg>\n"
     )
+}
+
+/// How something changes from point to point, one picture each, all from zero on: its title, and at which point it is how
+/// much.
+pub fn curves(curves: &[(&str, Vec<(u64, f64)>)]) -> String {
+    let mut body = String::new();
+    let mut y = 0.0;
+    for (title, points) in curves {
+        curve(&mut body, &mut y, title, points);
+    }
+    picture(&body, y + ROW)
+}
+
+/// Points stand one beside the other, whatever is between them.
+fn curve(body: &mut String, y: &mut f64, title: &str, points: &[(u64, f64)]) {
+    let highest = points.iter().map(|(_, value)| *value).fold(0.0, f64::max);
+    if highest <= 0.0 {
+        return;
+    }
+    *y += 1.7 * ROW;
+    text(
+        body,
+        10.0,
+        *y,
+        "font-weight=\"bold\"",
+        &format!("appends/s; {title}"),
+    );
+    let (top, bottom) = (*y + 1.5 * ROW, *y + 1.5 * ROW + CURVE);
+    let step = (WIDTH - LEFT - RIGHT) / (points.len().max(2) - 1) as f64;
+    let mut line = String::new();
+    for (number, (at, value)) in points.iter().enumerate() {
+        let (x, up) = (LEFT + step * number as f64, bottom - CURVE * value / highest);
+        _ = write!(line, "{x:.1},{up:.1} ");
+        _ = writeln!(
+            body,
+            "<circle cx=\"{x:.1}\" cy=\"{up:.1}\" r=\"3\" fill=\"{OURS}\"/>"
+        );
+        text(body, x, up - 8.0, "text-anchor=\"middle\"", &count(*value));
+        text(
+            body,
+            x,
+            bottom + ROW,
+            "text-anchor=\"middle\"",
+            &count(*at as f64),
+        );
+    }
+    _ = writeln!(
+        body,
+        "<polyline points=\"{}\" fill=\"none\" stroke=\"{OURS}\" stroke-width=\"2\"/>\n\
+         <line x1=\"{LEFT}\" y1=\"{bottom}\" x2=\"{}\" y2=\"{bottom}\" stroke=\"{OTHERS}\"/>",
+        line.trim_end(),
+        WIDTH - RIGHT
+    );
+    *y = top + CURVE + ROW;
 }
 
 fn group(body: &mut String, y: &mut f64, title: &str, work: Work, entries: &[&Compared]) {
@@ -50,10 +109,10 @@ fn group(body: &mut String, y: &mut f64, title: &str, work: Work, entries: &[&Co
         return;
     };
     *y += 1.7 * ROW;
-    let unit = if work.is_latency() {
-        "p50 ms, shorter is better"
-    } else {
-        "events/s"
+    let unit = match work {
+        Work::Restart => "ms, shorter is better",
+        _ if work.is_latency() => "p50 ms, shorter is better",
+        _ => "events/s",
     };
     text(
         body,

@@ -8,9 +8,11 @@
 //! | `meter` | what is counted |
 //! | `servers` | processes, and the folder of their data |
 //! | `machine` | where it ran |
+//! | `growth` | the same work on RDB with ever more of something |
 //! | `report`, `chart` | tables, and a picture |
 
 mod chart;
+mod growth;
 mod machine;
 mod meter;
 mod peer;
@@ -41,10 +43,10 @@ struct Arguments {
     quick: bool,
     #[command(flatten)]
     plan: Plan,
-    /// Only these, besides RDB: umadb, postgres, redis, etcd, nats
+    /// Only these, besides RDB: umadb, postgres, redis, etcd, nats, bare
     #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
     peers: Vec<String>,
-    /// Only one node, or only three
+    /// Only one node, or only those of several
     #[arg(long, value_name = "N", value_parser = ["1", "3"])]
     nodes: Option<String>,
     /// Folder for compare.md, compare.json and compare.svg
@@ -54,11 +56,21 @@ struct Arguments {
     /// pass through it
     #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
     data: PathBuf,
+    /// How RDB's cost grows instead: with events, keys, seats, subscribers and clients; growth.md, .json and .svg
+    #[arg(long, conflicts_with_all = ["peers", "nodes", "events"])]
+    growth: bool,
+    /// Is the server of `bare`, on this port, and nothing else
+    #[arg(long, hide = true, value_name = "PORT")]
+    bare_server: Option<u16>,
 }
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(port) = arguments.bare_server {
+        runtime.block_on(peers::bare::serve(port))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     // Servers are started by this thread, and end with it.
     runtime.block_on(async {
         let mut interrupted = signal(SignalKind::interrupt())?;
@@ -78,6 +90,16 @@ async fn run(arguments: Arguments) -> Result<()> {
     } else {
         arguments.plan
     };
+    if arguments.growth {
+        let folders = (&*arguments.data, &*arguments.output);
+        let growth = growth::run(plan, arguments.quick, folders).await?;
+        println!("{}", growth.markdown());
+        eprintln!(
+            "written: {}/growth.md, .json and .svg",
+            arguments.output.display()
+        );
+        return Ok(());
+    }
     let entries = chosen(&arguments)?;
     let machine = Machine::here(&arguments.data)?;
     let compared = entries.iter().map(Compared::new).collect();
@@ -184,7 +206,7 @@ async fn one_round(entry: &Entry, plan: Plan, data: &Path) -> Result<Round> {
     // Nothing takes this long that goes well.
     let patience = Duration::from_secs_f64(60.0 + 100.0 * plan.seconds + 2.0 * plan.load_seconds);
     for work in works {
-        if *work == Work::Latest && entry.no_latest.is_some() {
+        if (entry.lacks)(*work).is_some() {
             continue;
         }
         let done = tokio::time::timeout(patience, async {

@@ -19,6 +19,10 @@ pub const KEYS: usize = 1_024;
 pub trait Peer: Send + Sync {
     /// Client `number`'s connection, its own, open when this returns.
     async fn connect(&self, number: usize) -> Result<Box<dyn Connection>>;
+
+    /// One client, shared by so many tasks as its library lets them: a connection for each, of which any number may have
+    /// a request under way.
+    async fn share(&self, tasks: usize) -> Result<Vec<Box<dyn Connection>>>;
 }
 
 /// One client's connection. Every append is as durable as the setting under test makes it when it returns.

@@ -47,12 +47,13 @@ pub struct Compared {
     pub setting: &'static str,
     /// Whether an acknowledged event survives a loss of power.
     pub survives_power_loss: bool,
-    /// How many nodes keep each event.
+    /// 3 when several nodes keep each event, else 1.
     pub nodes: u16,
     /// How the work is done with it.
     pub how: &'static str,
-    /// Why it has no point read.
-    pub no_latest: Option<&'static str>,
+    /// Why it cannot do a work.
+    #[serde(skip)]
+    pub lacks: fn(Work) -> Option<&'static str>,
     /// What ran.
     pub version: String,
     /// Why nothing ran.
@@ -71,7 +72,7 @@ impl Compared {
             survives_power_loss,
             nodes,
             how,
-            no_latest,
+            lacks,
             version,
             missing,
             ..
@@ -88,7 +89,7 @@ impl Compared {
             survives_power_loss,
             nodes,
             how,
-            no_latest,
+            lacks,
             version,
             missing,
             rounds,
@@ -132,7 +133,7 @@ impl Compared {
         if let Some(missing) = &self.missing {
             return format!("not here: {missing}");
         }
-        if let (Work::Latest, Some(reason)) = (work, self.no_latest) {
+        if let Some(reason) = (self.lacks)(work) {
             return reason.to_owned();
         }
         let failed = self.outcomes(work).find_map(|outcome| match outcome {
@@ -178,7 +179,7 @@ impl Report {
         self.head(&mut text);
         for (nodes, title, works) in [
             (1, "One node", &Work::ONE_NODE[..]),
-            (3, "Three nodes on this one machine", &Work::THREE_NODES[..]),
+            (3, "Several nodes on this one machine", &Work::THREE_NODES[..]),
         ] {
             let of_kind: Vec<&Compared> = self
                 .compared
@@ -269,17 +270,18 @@ impl Report {
     }
 }
 
-fn line(text: &mut String, line: &str) {
+/// Adds a line.
+pub fn line(text: &mut String, line: &str) {
     text.push_str(line);
     text.push('\n');
 }
 
 fn table(text: &mut String, work: Work, entries: &[&Compared]) {
     line(text, &format!("\n### {work}\n"));
-    let (first, second) = if work.is_latency() {
-        ("p50 ms", "p99 ms")
-    } else {
-        ("events/s", "p50 / p99 ms")
+    let (first, second) = match work {
+        Work::Restart => ("ms", "-"),
+        _ if work.is_latency() => ("p50 ms", "p99 ms"),
+        _ => ("events/s", "p50 / p99 ms"),
     };
     line(
         text,
@@ -329,6 +331,7 @@ fn row(work: Work, entry: &Compared, middle: f64, rdb: Option<f64>) -> String {
         median(&cells.iter().filter_map(|cell| part(cell)).collect::<Vec<_>>())
     };
     let latency = match (of(|cell| cell.p50_ms), of(|cell| cell.p99_ms)) {
+        _ if work == Work::Restart => "-".to_owned(),
         (Some(_), Some(p99)) if work.is_latency() => milliseconds(p99),
         (Some(p50), Some(p99)) => format!("{} / {}", milliseconds(p50), milliseconds(p99)),
         _ => "-".to_owned(),
@@ -387,7 +390,8 @@ fn footprint(text: &mut String, entries: &[&Compared]) {
     }
 }
 
-fn median(numbers: &[f64]) -> Option<f64> {
+/// The number in the middle, or between the two; `None` when there are none.
+pub fn median(numbers: &[f64]) -> Option<f64> {
     let mut sorted = numbers.to_vec();
     sorted.sort_by(f64::total_cmp);
     let upper = sorted.get(sorted.len() / 2)?;
@@ -395,7 +399,8 @@ fn median(numbers: &[f64]) -> Option<f64> {
     Some(f64::midpoint(*lower, *upper))
 }
 
-fn count(number: f64) -> String {
+/// A whole number with its digits in groups.
+pub fn count(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut shown = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -407,7 +412,8 @@ fn count(number: f64) -> String {
     shown
 }
 
-fn milliseconds(number: f64) -> String {
+/// A number of which small ones have more digits.
+pub fn milliseconds(number: f64) -> String {
     if number < 10.0 {
         format!("{number:.2}")
     } else {

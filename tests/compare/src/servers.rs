@@ -1,6 +1,7 @@
 //! The servers of one session: started, watched, and ended whatever happens.
 
 use anyhow::{Context, Result, bail};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -32,12 +33,13 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Servers {
     home: PathBuf,
-    running: Vec<Running>,
+    running: RefCell<Vec<Running>>,
 }
 
 #[derive(Debug)]
 struct Running {
     name: String,
+    command: Command,
     child: Child,
     ending: Ending,
 }
@@ -53,7 +55,7 @@ impl Servers {
         fs::create_dir(home.join("data"))?;
         Ok(Self {
             home,
-            running: Vec::new(),
+            running: RefCell::default(),
         })
     }
 
@@ -103,20 +105,30 @@ impl Servers {
         let mut wrapped = vec!["--pdeathsig".to_owned(), signal.to_owned()];
         wrapped.extend(user.map(User::flags).unwrap_or_default());
         wrapped.push("--".to_owned());
-        let child = Command::new("setpriv")
+        let mut wrapper = Command::new("setpriv");
+        wrapper
             .args(wrapped)
             .args(command)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("cannot run setpriv (of util-linux)")?;
-        self.running.push(Running {
+            .stderr(log);
+        self.running.get_mut().push(Running {
             name: name.to_owned(),
-            child,
+            child: spawned(&mut wrapper)?,
+            command: wrapper,
             ending,
         });
+        Ok(())
+    }
+
+    /// Ends all servers, and starts each again as it was started.
+    pub fn restart(&self) -> Result<()> {
+        let mut running = self.running.borrow_mut();
+        running.iter_mut().for_each(end);
+        for server in running.iter_mut() {
+            server.child = spawned(&mut server.command)?;
+        }
         Ok(())
     }
 
@@ -142,7 +154,7 @@ impl Servers {
 
     /// An error when a server has ended by itself.
     pub fn check(&mut self) -> Result<()> {
-        for server in &mut self.running {
+        for server in self.running.get_mut() {
             if let Some(status) = server.child.try_wait()? {
                 let name = &server.name;
                 let log = fs::read_to_string(self.home.join(format!("{name}.log"))).unwrap_or_default();
@@ -184,7 +196,8 @@ impl Servers {
 
     /// The servers and all that descend from them.
     fn tree<'a>(&self, all: &'a HashMap<u32, Process>) -> impl Iterator<Item = (u32, &'a Process)> {
-        let roots: Vec<u32> = self.running.iter().map(|server| server.child.id()).collect();
+        let running = self.running.borrow();
+        let roots: Vec<u32> = running.iter().map(|server| server.child.id()).collect();
         all.iter().filter_map(move |(pid, process)| {
             let mut ancestor = *pid;
             loop {
@@ -199,13 +212,15 @@ impl Servers {
 
 impl Drop for Servers {
     fn drop(&mut self) {
-        for server in &mut self.running {
-            end(server);
-        }
+        self.running.get_mut().iter_mut().for_each(end);
         if let Err(error) = fs::remove_dir_all(&self.home) {
             eprintln!("cannot remove {}: {error}", self.home.display());
         }
     }
+}
+
+fn spawned(command: &mut Command) -> Result<Child> {
+    command.spawn().context("cannot run setpriv (of util-linux)")
 }
 
 fn end(server: &mut Running) {
@@ -387,11 +402,25 @@ mod tests {
         servers
             .start("sleeper", Ending::Kill, None, &["sleep", "1000"])
             .unwrap();
-        let pid = servers.running[0].child.id();
+        let pid = servers.running.get_mut()[0].child.id();
         servers.check().unwrap();
         drop(servers);
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
         assert!(!home.exists());
+    }
+
+    #[test]
+    fn a_restarted_server_is_another_process_of_the_same_command() {
+        let home = std::env::temp_dir().join(format!("compare-test-again-{}", std::process::id()));
+        let mut servers = Servers::new(home).unwrap();
+        servers
+            .start("sleeper", Ending::Kill, None, &["sleep", "1000"])
+            .unwrap();
+        let first = servers.running.get_mut()[0].child.id();
+        servers.restart().unwrap();
+        servers.check().unwrap();
+        assert_ne!(servers.running.get_mut()[0].child.id(), first);
+        assert!(!Path::new(&format!("/proc/{first}")).exists());
     }
 
     #[tokio::test]

@@ -23,10 +23,16 @@ pub const PAYLOAD: usize = 256;
 const BATCH: usize = 100;
 /// Clients that append batches, and that append for a subscriber.
 const BATCH_CLIENTS: usize = 16;
+/// Tasks that write each of many keys, with one client.
+const KEY_WRITERS: usize = 256;
 /// Clients that read the latest events of keys.
 const READ_CLIENTS: usize = 64;
-/// Events a second for the subscriber.
-const RATE: u32 = 200;
+/// How long the first attempt to append after a restart may take; each of the next ones may take a quarter longer.
+const FIRST_PATIENCE: Duration = Duration::from_millis(50);
+/// Between two of them.
+const RESTART_LOOK: Duration = Duration::from_millis(5);
+/// How long servers may take to start.
+const RESTART_MAX: Duration = Duration::from_secs(120);
 /// How long the subscriber may take for the last event after it was acknowledged.
 const DELIVERY_MAX: Duration = Duration::from_secs(10);
 
@@ -42,27 +48,35 @@ pub enum Work {
     Latest,
     /// One event a request, from so many clients.
     Append(usize),
-    /// From append to subscriber, at 200 events a second.
-    Subscriber,
+    /// One event a request, from so many tasks that share one client.
+    Shared(usize),
+    /// From append to subscriber, at so many events a second.
+    Subscriber(u32),
+    /// From the start of servers that were killed to the first acknowledged append.
+    Restart,
 }
 
 impl Work {
     /// In the order in which it is done: what is loaded is read while nothing else was written.
-    pub const ONE_NODE: [Self; 7] = [
+    pub const ONE_NODE: [Self; 11] = [
         Self::Batches,
         Self::CatchUp,
         Self::Latest,
         Self::Append(1),
         Self::Append(16),
         Self::Append(64),
-        Self::Subscriber,
+        Self::Append(256),
+        Self::Shared(64),
+        Self::Subscriber(200),
+        Self::Subscriber(1_000),
+        Self::Restart,
     ];
-    /// With three nodes.
-    pub const THREE_NODES: [Self; 3] = [Self::Batches, Self::Append(1), Self::Append(64)];
+    /// With several nodes.
+    pub const THREE_NODES: [Self; 4] = [Self::Batches, Self::Append(1), Self::Append(64), Self::Shared(64)];
 
-    /// Whether its number is a latency, at a rate that is given.
+    /// Whether its number is a time, and not how much is done in one.
     pub fn is_latency(self) -> bool {
-        self == Self::Subscriber
+        matches!(self, Self::Subscriber(_) | Self::Restart)
     }
 }
 
@@ -74,7 +88,12 @@ impl fmt::Display for Work {
             Self::Latest => write!(f, "latest event of a key, {READ_CLIENTS} clients"),
             Self::Append(1) => write!(f, "append, one event a request, 1 client"),
             Self::Append(clients) => write!(f, "append, one event a request, {clients} clients"),
-            Self::Subscriber => write!(f, "append to subscriber, {RATE} events/s"),
+            Self::Shared(tasks) => write!(
+                f,
+                "append, one event a request, {tasks} tasks that share a client"
+            ),
+            Self::Subscriber(rate) => write!(f, "append to subscriber, {rate} events/s"),
+            Self::Restart => write!(f, "restart with all events, to the first acknowledged append"),
         }
     }
 }
@@ -114,6 +133,8 @@ pub struct Session<'a> {
     pub servers: &'a Servers,
     /// How long and how much.
     pub plan: Plan,
+    /// How many keys there are.
+    pub keys: usize,
     /// Keys that were written; the next one is the count's.
     written: Arc<AtomicUsize>,
     /// Events that were acknowledged.
@@ -145,6 +166,7 @@ impl<'a> Session<'a> {
             peer,
             servers,
             plan,
+            keys: KEYS,
             written: Arc::default(),
             acknowledged: Arc::default(),
         }
@@ -156,25 +178,53 @@ impl<'a> Session<'a> {
             Work::Batches => self.measured(BATCH_CLIENTS, Step::Batch).await,
             Work::CatchUp => self.catch_up().await,
             Work::Latest => {
-                let keys = self.written.load(Ordering::Relaxed).min(KEYS);
+                let keys = self.written.load(Ordering::Relaxed).min(self.keys);
                 ensure!(keys > 0, "no key was written");
                 self.measured(READ_CLIENTS, Step::Latest { keys }).await
             }
             Work::Append(clients) => self.measured(clients, Step::Append).await,
-            Work::Subscriber => self.subscriber().await,
+            Work::Shared(tasks) => {
+                let connections = self.peer.share(tasks).await?;
+                self.measured_on(connections, Step::Append).await
+            }
+            Work::Subscriber(rate) => self.subscriber(rate).await,
+            Work::Restart => self.restart().await,
         }
     }
 
     /// Appends batches until there is as much as planned, or it takes too long.
     pub async fn fill(&self) -> Result<()> {
+        let connections = self.connections(BATCH_CLIENTS).await?;
+        self.fill_by(connections, Step::Batch, self.plan.events).await
+    }
+
+    /// Appends batches until there are so many events, or it takes too long.
+    pub async fn fill_to(&self, events: u64) -> Result<()> {
+        let connections = self.connections(BATCH_CLIENTS).await?;
+        self.fill_by(connections, Step::Batch, events).await?;
+        self.loaded(events)
+    }
+
+    /// Appends to each key once.
+    pub async fn write_keys(&self) -> Result<()> {
+        let connections = self.peer.share(KEY_WRITERS).await?;
+        self.fill_by(connections, Step::Append, self.keys as u64).await?;
+        self.loaded(self.keys as u64)
+    }
+
+    fn loaded(&self, wanted: u64) -> Result<()> {
+        let loaded = self.acknowledged.load(Ordering::Relaxed);
+        ensure!(
+            loaded >= wanted,
+            "only {loaded} of {wanted} events were loaded in time"
+        );
+        Ok(())
+    }
+
+    async fn fill_by(&self, connections: Vec<Box<dyn Connection>>, step: Step, target: u64) -> Result<()> {
         let begin = Instant::now();
         let end = begin + Duration::from_secs_f64(self.plan.load_seconds);
-        let window = Window {
-            begin,
-            end,
-            target: self.plan.events,
-        };
-        let mut clients = self.spawn(self.connections(BATCH_CLIENTS).await?, Step::Batch, window);
+        let mut clients = self.spawn(connections, step, Window { begin, end, target });
         while let Some(done) = clients.join_next().await {
             done??;
         }
@@ -186,10 +236,13 @@ impl<'a> Session<'a> {
         self.acknowledged.load(Ordering::Relaxed) * PAYLOAD as u64
     }
 
-    /// Closed loop: each client has one request under way.
     async fn measured(&self, clients: usize, step: Step) -> Result<Cell> {
+        self.measured_on(self.connections(clients).await?, step).await
+    }
+
+    /// Closed loop: each client has one request under way.
+    async fn measured_on(&self, connections: Vec<Box<dyn Connection>>, step: Step) -> Result<Cell> {
         let seconds = Duration::from_secs_f64(self.plan.seconds);
-        let connections = self.connections(clients).await?;
         let begin = Instant::now() + seconds / 5;
         let window = Window {
             begin,
@@ -218,7 +271,11 @@ impl<'a> Session<'a> {
     fn spawn(&self, connections: Vec<Box<dyn Connection>>, step: Step, window: Window) -> Clients {
         let mut tasks = JoinSet::new();
         for (seed, connection) in connections.into_iter().enumerate() {
-            let counts = (Arc::clone(&self.written), Arc::clone(&self.acknowledged));
+            let counts = Counts {
+                keys: self.keys,
+                written: Arc::clone(&self.written),
+                acknowledged: Arc::clone(&self.acknowledged),
+            };
             tasks.spawn(client(connection, step, window, counts, Random::new(seed)));
         }
         tasks
@@ -237,11 +294,40 @@ impl<'a> Session<'a> {
         used.cell(read, None)
     }
 
+    /// Kills the servers and starts them on what they left.
+    async fn restart(&self) -> Result<Cell> {
+        self.servers.restart()?;
+        let begin = Instant::now();
+        let meter = Meter::start(self.servers)?;
+        let mut patience = FIRST_PATIENCE;
+        // Whatever a client does about servers that are not there yet, it is given up before long.
+        loop {
+            let tried = tokio::time::timeout(patience, self.append_one()).await;
+            if let Ok(Ok(())) = tried {
+                break;
+            }
+            ensure!(
+                begin.elapsed() < RESTART_MAX,
+                "no append was acknowledged: {tried:?}"
+            );
+            tokio::time::sleep(RESTART_LOOK).await;
+            patience += patience / 4;
+        }
+        let mut all = latencies()?;
+        record(&mut all, begin.elapsed());
+        meter.stop(self.servers)?.cell(1, Some(&all))
+    }
+
+    async fn append_one(&self) -> Result<()> {
+        let mut connection = self.peer.connect(0).await?;
+        connection.append(&key(0), Random::new(0).payload()).await
+    }
+
     /// Open loop: appends begin at their times whatever came of those before, and latency counts from those times.
-    async fn subscriber(&self) -> Result<Cell> {
+    async fn subscriber(&self, rate: u32) -> Result<Cell> {
         let warm = Duration::from_secs_f64(self.plan.seconds / 5.0);
         let lasts = warm + 2 * Duration::from_secs_f64(self.plan.seconds);
-        let count = (lasts.as_secs_f64() * f64::from(RATE)) as u64;
+        let count = (lasts.as_secs_f64() * f64::from(rate)) as u64;
         let mut events = self.peer.connect(0).await?.subscribe().await?;
         let connections = self.connections(BATCH_CLIENTS).await?;
 
@@ -249,7 +335,8 @@ impl<'a> Session<'a> {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             connections.iter().map(|_| mpsc::channel(count as usize)).unzip();
         let meter = Meter::start(self.servers)?;
-        let pacer = thread::spawn(move || pace(origin, count, &senders));
+        let interval = Duration::from_secs(1) / rate;
+        let pacer = thread::spawn(move || pace(origin, (interval, count), &senders));
         let mut tasks = JoinSet::new();
         for (seed, (connection, times)) in connections.into_iter().zip(receivers).enumerate() {
             tasks.spawn(append_at(connection, times, Random::new(seed)));
@@ -281,29 +368,40 @@ impl<'a> Session<'a> {
 
 type Clients = JoinSet<Result<(u64, Latencies)>>;
 
+/// What the clients of a session count together.
+struct Counts {
+    keys: usize,
+    written: Arc<AtomicUsize>,
+    acknowledged: Arc<AtomicU64>,
+}
+
+impl Counts {
+    fn next_key(&self) -> String {
+        key(self.written.fetch_add(1, Ordering::Relaxed) % self.keys)
+    }
+}
+
 async fn client(
     mut connection: Box<dyn Connection>,
     step: Step,
     window: Window,
-    (written, acknowledged): (Arc<AtomicUsize>, Arc<AtomicU64>),
+    counts: Counts,
     mut random: Random,
 ) -> Result<(u64, Latencies)> {
     let (mut events, mut all) = (0, latencies()?);
     loop {
         let begin = Instant::now();
-        if begin >= window.end || acknowledged.load(Ordering::Relaxed) >= window.target {
+        if begin >= window.end || counts.acknowledged.load(Ordering::Relaxed) >= window.target {
             return Ok((events, all));
         }
         let done = match step {
             Step::Append => {
-                let key = key(written.fetch_add(1, Ordering::Relaxed) % KEYS);
-                connection.append(&key, random.payload()).await?;
+                connection.append(&counts.next_key(), random.payload()).await?;
                 1
             }
             Step::Batch => {
-                let key = key(written.fetch_add(1, Ordering::Relaxed) % KEYS);
                 let payloads = (0..BATCH).map(|_| random.payload()).collect();
-                connection.append_batch(&key, payloads).await?;
+                connection.append_batch(&counts.next_key(), payloads).await?;
                 BATCH as u64
             }
             Step::Latest { keys } => {
@@ -313,7 +411,7 @@ async fn client(
             }
         };
         if !matches!(step, Step::Latest { .. }) {
-            acknowledged.fetch_add(done, Ordering::Relaxed);
+            counts.acknowledged.fetch_add(done, Ordering::Relaxed);
         }
         let end = Instant::now();
         if end > window.begin && end <= window.end {
@@ -324,8 +422,7 @@ async fn client(
 }
 
 /// Gives each its times in turn. A thread, since the timers of tokio are a millisecond coarse.
-fn pace(origin: Instant, count: u64, senders: &[mpsc::Sender<Duration>]) {
-    let interval = Duration::from_secs(1) / RATE;
+fn pace(origin: Instant, (interval, count): (Duration, u64), senders: &[mpsc::Sender<Duration>]) {
     let mut at = Duration::ZERO;
     for (_, sender) in (0..count).zip(senders.iter().cycle()) {
         thread::sleep(at.saturating_sub(origin.elapsed()));

@@ -21,10 +21,10 @@ const ONE: Entry = Entry {
     survives_power_loss: true,
     nodes: 1,
     how: "an event is a `Put` of its key, earlier ones stay as revisions; batches are a `Txn` of 100 keys, since a `Txn` takes a key once; catch-up is a `Watch` from the first revision, subscriber a `Watch`; linearizable `Get`",
-    no_latest: None,
+    lacks: super::can_all,
     version,
     missing: super::nothing,
-    start: |servers| start_one(servers).boxed_local(),
+    start: |servers| start(servers, 1).boxed_local(),
 };
 
 pub const ENTRIES: [Entry; 2] = [
@@ -33,7 +33,7 @@ pub const ENTRIES: [Entry; 2] = [
         setting: "three members: fdatasync on two before each acknowledgement",
         nodes: 3,
         how: "the same; the first client talks with the leader, the others are spread over the members",
-        start: |servers| start_three(servers).boxed_local(),
+        start: |servers| start(servers, 3).boxed_local(),
         ..ONE
     },
 ];
@@ -43,17 +43,20 @@ fn version() -> Result<String> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-/// One member alone; gives its port.
-pub fn start_member(servers: &mut Servers, flags: &[&str]) -> Result<u16> {
-    let (client, peer) = (free_port()?, free_port()?);
-    start_one_of(
-        servers,
-        "etcd",
-        (client, peer),
-        &format!("etcd=http://127.0.0.1:{peer}"),
-        flags,
-    )?;
-    Ok(client)
+/// So many members; gives their ports.
+pub fn start_members(servers: &mut Servers, count: usize, flags: &[&str]) -> Result<Vec<u16>> {
+    let mut members = Vec::new();
+    for number in 1..=count {
+        members.push((format!("e{number}"), (free_port()?, free_port()?)));
+    }
+    let cluster = members
+        .iter()
+        .map(|(name, (_, peer))| format!("{name}=http://127.0.0.1:{peer}"));
+    let cluster = cluster.collect::<Vec<_>>().join(",");
+    for (name, ports) in &members {
+        start_one_of(servers, name, *ports, &cluster, flags)?;
+    }
+    Ok(members.into_iter().map(|(_, (client, _))| client).collect())
 }
 
 fn start_one_of(
@@ -94,28 +97,9 @@ fn start_one_of(
     servers.start(name, Ending::Kill, None, &command)
 }
 
-async fn start_one(servers: &mut Servers) -> Result<Box<dyn Peer>> {
-    let port = start_member(servers, &[QUOTA])?;
-    ready(servers, vec![port]).await
-}
-
-async fn start_three(servers: &mut Servers) -> Result<Box<dyn Peer>> {
-    let mut members = Vec::new();
-    for name in ["e1", "e2", "e3"] {
-        members.push((name, (free_port()?, free_port()?)));
-    }
-    let cluster = members
-        .iter()
-        .map(|(name, (_, peer))| format!("{name}=http://127.0.0.1:{peer}"));
-    let cluster = cluster.collect::<Vec<_>>().join(",");
-    for (name, ports) in &members {
-        start_one_of(servers, name, *ports, &cluster, &[QUOTA])?;
-    }
-    ready(
-        servers,
-        members.into_iter().map(|(_, (client, _))| client).collect(),
-    )
-    .await
+async fn start(servers: &mut Servers, members: usize) -> Result<Box<dyn Peer>> {
+    let ports = start_members(servers, members, &[QUOTA])?;
+    ready(servers, ports).await
 }
 
 async fn ready(servers: &mut Servers, mut ports: Vec<u16>) -> Result<Box<dyn Peer>> {
@@ -144,14 +128,26 @@ struct Etcd {
     ports: Vec<u16>,
 }
 
-#[async_trait]
-impl Peer for Etcd {
-    async fn connect(&self, number: usize) -> Result<Box<dyn Connection>> {
+impl Etcd {
+    async fn client(&self, number: usize) -> Result<Client> {
         let port = self.ports.get(number % self.ports.len()).context("no member")?;
         let mut client = open(*port).await?;
         // Connections are opened when first needed.
         client.status().await?;
-        Ok(Box::new(Link(client)))
+        Ok(client)
+    }
+}
+
+#[async_trait]
+impl Peer for Etcd {
+    async fn connect(&self, number: usize) -> Result<Box<dyn Connection>> {
+        Ok(Box::new(Link(self.client(number).await?)))
+    }
+
+    async fn share(&self, tasks: usize) -> Result<Vec<Box<dyn Connection>>> {
+        let client = self.client(0).await?;
+        let link = |_task| -> Box<dyn Connection> { Box::new(Link(client.clone())) };
+        Ok((0..tasks).map(link).collect())
     }
 }
 

@@ -1,14 +1,16 @@
 //! The databases that are compared: one file each, with its server's settings and its own client.
 
+pub mod bare;
 mod etcd;
 mod nats;
 mod postgres;
-mod rdb;
+pub mod rdb;
 mod redis;
 mod umadb;
 
 use crate::peer::Peer;
 use crate::servers::Servers;
+use crate::work::Work;
 use anyhow::Result;
 use futures::future::LocalBoxFuture;
 
@@ -26,12 +28,12 @@ pub struct Entry {
     pub setting: &'static str,
     /// Whether an acknowledged event is on stable storage, so that it survives a loss of power.
     pub survives_power_loss: bool,
-    /// How many nodes keep each event.
+    /// 3 when it is one of those whose events are kept by several nodes, else 1.
     pub nodes: u16,
     /// How the work is done with it, for whoever wants to know whether that is fair.
     pub how: &'static str,
-    /// Why it has no point read of a key's latest event; `None` when it has one.
-    pub no_latest: Option<&'static str>,
+    /// Why it cannot do a work; `None` when it can.
+    pub lacks: fn(Work) -> Option<&'static str>,
     /// What runs, with its release.
     pub version: fn() -> Result<String>,
     /// Why it cannot be had here; `None` when it can.
@@ -49,10 +51,16 @@ pub fn all() -> Vec<Entry> {
     all.extend(redis::ENTRIES);
     all.extend(etcd::ENTRIES);
     all.extend(nats::ENTRIES);
+    all.extend(bare::ENTRIES);
     all
 }
 
 /// Nothing is missing.
 fn nothing() -> Option<String> {
+    None
+}
+
+/// It can do every work.
+fn can_all(_work: Work) -> Option<&'static str> {
     None
 }

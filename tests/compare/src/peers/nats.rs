@@ -27,7 +27,7 @@ const SAFE: Entry = Entry {
     survives_power_loss: true,
     nodes: 1,
     how: "a stream on files with a subject for each key; a publish waits for its acknowledgement; batches are 100 publishes under way at once (not all or none); ordered consumers from the first and from now; direct get of a subject's last message",
-    no_latest: None,
+    lacks: super::can_all,
     version,
     missing: lacks_sync_always,
     start: |servers| start_one(servers, true).boxed_local(),
@@ -144,6 +144,14 @@ struct Nats {
 }
 
 impl Nats {
+    async fn link(&self, number: usize) -> Result<Link> {
+        let mut context = self.open(number).await?;
+        // Not while the nodes start: what is asked before they have a leader gets no answer at all.
+        context.set_timeout(ANSWER_MAX);
+        let stream = context.get_stream(STREAM).await?;
+        Ok(Link { context, stream })
+    }
+
     async fn open(&self, number: usize) -> Result<Context> {
         let port = self.ports.get(number % self.ports.len()).context("no node")?;
         Ok(jetstream::new(
@@ -155,14 +163,17 @@ impl Nats {
 #[async_trait]
 impl Peer for Nats {
     async fn connect(&self, number: usize) -> Result<Box<dyn Connection>> {
-        let mut context = self.open(number).await?;
-        // Not while the nodes start: what is asked before they have a leader gets no answer at all.
-        context.set_timeout(ANSWER_MAX);
-        let stream = context.get_stream(STREAM).await?;
-        Ok(Box::new(Link { context, stream }))
+        Ok(Box::new(self.link(number).await?))
+    }
+
+    async fn share(&self, tasks: usize) -> Result<Vec<Box<dyn Connection>>> {
+        let link = self.link(0).await?;
+        let link = |_task| -> Box<dyn Connection> { Box::new(link.clone()) };
+        Ok((0..tasks).map(link).collect())
     }
 }
 
+#[derive(Clone)]
 struct Link {
     context: Context,
     stream: stream::Stream,

@@ -9,26 +9,42 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use std::collections::HashMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-pub const ENTRIES: [Entry; 1] = [Entry {
+const ONE: Entry = Entry {
     peer: "postgres",
     title: "PostgreSQL",
-    setting: "default: `fsync`, `synchronous_commit` on",
+    setting: "default: `fsync`, `synchronous_commit` on (connections raised to 300)",
     survives_power_loss: true,
     nodes: 1,
     how: "a table of (`seq bigint identity` as primary key, `key`, `payload`) with an index on (`key`, `seq`); prepared `INSERT`; batches as one `INSERT` from arrays; catch-up with `SELECT … ORDER BY seq`, streamed; subscriber with `LISTEN`: the transaction of the insert tells the seq with `pg_notify`, and the subscriber reads the rows of all that it was told, in the order of commits",
-    no_latest: None,
+    lacks: super::can_all,
     version,
     missing: super::nothing,
-    start: |servers| start(servers).boxed_local(),
-}];
+    start: |servers| start_one(servers).boxed_local(),
+};
+
+pub const ENTRIES: [Entry; 2] = [
+    ONE,
+    Entry {
+        setting: "a primary and one synchronous standby, `synchronous_commit` on: both flush before each acknowledgement",
+        nodes: 3,
+        how: "the same, on the primary; there is no third node, and nobody takes over by himself",
+        start: |servers| start_two(servers).boxed_local(),
+        ..ONE
+    },
+];
 
 const TABLE: &str = "create table events (seq bigint generated always as identity primary key, key text not null, \
                      payload bytea not null); create index on events (key, seq)";
 const CHANNEL: &str = "events";
+/// 100 by default, which is fewer than the most clients.
+const CONNECTIONS: &str = "max_connections=300";
 /// Seqs that wait to be read; the subscription ends when there are more.
 const NOTICES_MAX: usize = 65_536;
 
@@ -57,47 +73,104 @@ fn version() -> Result<String> {
     ])
 }
 
-async fn start(servers: &mut Servers) -> Result<Box<dyn Peer>> {
-    let user = User::instead_of_root("postgres")?;
-    let (port, data) = (free_port()?.to_string(), servers.data("postgres")?);
-    let sockets = servers.home().join("sockets");
-    std::fs::create_dir(&sockets)?;
-    if let Some(user) = &user {
-        user.own(&data)?;
-        user.own(&sockets)?;
+/// Where the servers of a session are, and who they run as.
+struct Home {
+    user: Option<User>,
+    sockets: PathBuf,
+}
+
+impl Home {
+    fn new(servers: &Servers) -> Result<Self> {
+        let user = User::instead_of_root("postgres")?;
+        let sockets = servers.home().join("sockets");
+        std::fs::create_dir(&sockets)?;
+        if let Some(user) = &user {
+            user.own(&sockets)?;
+        }
+        Ok(Self { user, sockets })
     }
-    let (data, sockets) = (data.display().to_string(), sockets.display().to_string());
-    let program = |name: &str| anyhow::Ok(programs()?.join(name).display().to_string());
-    User::run(
-        user.as_ref(),
-        &[
-            &program("initdb")?,
-            "-D",
-            &data,
-            "-U",
-            "postgres",
-            "--auth=trust",
-            "-E",
-            "UTF8",
-        ],
+
+    /// A folder that only the servers' user may read, as they demand.
+    fn data(&self, servers: &Servers, name: &str) -> Result<String> {
+        let data = servers.data(name)?;
+        if let Some(user) = &self.user {
+            user.own(&data)?;
+        }
+        std::fs::set_permissions(&data, Permissions::from_mode(0o700))?;
+        Ok(data.display().to_string())
+    }
+
+    /// A program that ends by itself.
+    fn run(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let program = programs()?.join(name).display().to_string();
+        User::run(self.user.as_ref(), &[&[&*program], arguments].concat())
+    }
+
+    fn start(&self, servers: &mut Servers, (name, data): (&str, &str), flags: &[&str]) -> Result<u16> {
+        let port = free_port()?;
+        let program = programs()?.join("postgres").display().to_string();
+        let sockets = format!("unix_socket_directories={}", self.sockets.display());
+        let place = [&*program, "-D", data, "-p", &port.to_string()].map(str::to_owned);
+        let settings = ["listen_addresses=127.0.0.1", &sockets, CONNECTIONS].map(|setting| ["-c", setting]);
+        let command: Vec<&str> = place.iter().map(String::as_str).collect();
+        let command = [&command[..], settings.as_flattened(), flags].concat();
+        servers.start(name, Ending::Interrupt, self.user.as_ref(), &command)?;
+        Ok(port)
+    }
+}
+
+/// A server with its folder made; gives its port.
+fn start_primary(servers: &mut Servers, home: &Home, flags: &[&str]) -> Result<u16> {
+    let data = home.data(servers, "postgres")?;
+    home.run(
+        "initdb",
+        &["-D", &data, "-U", "postgres", "--auth=trust", "-E", "UTF8"],
     )?;
-    let command = [
-        &*program("postgres")?,
-        "-D",
-        &data,
-        "-p",
-        &port,
-        "-c",
-        "listen_addresses=127.0.0.1",
-        "-c",
-        &format!("unix_socket_directories={sockets}"),
-    ];
-    servers.start("postgres", Ending::Interrupt, user.as_ref(), &command)?;
+    home.start(servers, ("postgres", &data), flags)
+}
+
+async fn ready(servers: &mut Servers, port: u16) -> Result<(Postgres, Client)> {
     let peer = Postgres {
         address: format!("host=127.0.0.1 port={port} user=postgres dbname=postgres"),
     };
     let client = servers.wait_for(async || Ok(peer.open().await?.0)).await?;
+    Ok((peer, client))
+}
+
+async fn start_one(servers: &mut Servers) -> Result<Box<dyn Peer>> {
+    let home = Home::new(servers)?;
+    let port = start_primary(servers, &home, &[])?;
+    let (peer, client) = ready(servers, port).await?;
     client.batch_execute(TABLE).await?;
+    Ok(Box::new(peer))
+}
+
+/// The standby begins as a copy of the primary. That one waits for it from the moment that both know each other.
+async fn start_two(servers: &mut Servers) -> Result<Box<dyn Peer>> {
+    let home = Home::new(servers)?;
+    let port = start_primary(servers, &home, &[])?;
+    let (peer, client) = ready(servers, port).await?;
+    client.batch_execute(TABLE).await?;
+    let data = home.data(servers, "standby")?;
+    let port = port.to_string();
+    let from = ["-D", &data, "-h", "127.0.0.1", "-p", &port, "-U", "postgres"];
+    home.run(
+        "pg_basebackup",
+        &[&from[..], &["-R", "--checkpoint=fast"]].concat(),
+    )?;
+    home.start(servers, ("standby", &data), &["-c", "hot_standby=on"])?;
+    client
+        .batch_execute("alter system set synchronous_standby_names = '*'")
+        .await?;
+    client.batch_execute("select pg_reload_conf()").await?;
+    servers
+        .wait_for(async || {
+            let state = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+            let standbys: i64 = client.query_one(state, &[]).await?.try_get(0)?;
+            ensure!(standbys == 1, "the standby is not synchronous yet");
+            Ok(())
+        })
+        .await?;
     Ok(Box::new(peer))
 }
 
@@ -129,17 +202,15 @@ impl Postgres {
         });
         Ok((client, noticed))
     }
-}
 
-#[async_trait]
-impl Peer for Postgres {
-    async fn connect(&self, _number: usize) -> Result<Box<dyn Connection>> {
+    /// The same with everything prepared.
+    async fn session(&self) -> Result<(Session, mpsc::Receiver<i64>)> {
         let (client, noticed) = self.open().await?;
         let told = format!(
             "with e as (insert into events (key, payload) values ($1, $2) returning seq) \
              select pg_notify('{CHANNEL}', seq::text) from e"
         );
-        Ok(Box::new(Link {
+        let session = Session {
             append: client
                 .prepare("insert into events (key, payload) values ($1, $2)")
                 .await?,
@@ -158,14 +229,41 @@ impl Peer for Postgres {
                 .prepare("select seq, payload from events where seq = any($1)")
                 .await?,
             client,
-            noticed,
+        };
+        Ok((session, noticed))
+    }
+}
+
+#[async_trait]
+impl Peer for Postgres {
+    async fn connect(&self, _number: usize) -> Result<Box<dyn Connection>> {
+        let (session, noticed) = self.session().await?;
+        Ok(Box::new(Link {
+            session: Arc::new(session),
+            noticed: Some(noticed),
         }))
+    }
+
+    async fn share(&self, tasks: usize) -> Result<Vec<Box<dyn Connection>>> {
+        let session = Arc::new(self.session().await?.0);
+        let link = |_task| -> Box<dyn Connection> {
+            Box::new(Link {
+                session: Arc::clone(&session),
+                noticed: None,
+            })
+        };
+        Ok((0..tasks).map(link).collect())
     }
 }
 
 struct Link {
+    session: Arc<Session>,
+    /// Seqs that it is told; `None` where many share the session.
+    noticed: Option<mpsc::Receiver<i64>>,
+}
+
+struct Session {
     client: Client,
-    noticed: mpsc::Receiver<i64>,
     append: Statement,
     append_told: Statement,
     append_batch: Statement,
@@ -177,32 +275,37 @@ struct Link {
 #[async_trait]
 impl Connection for Link {
     async fn append(&mut self, key: &str, payload: Bytes) -> Result<()> {
-        self.client.execute(&self.append, &[&key, &&*payload]).await?;
+        let Session { client, append, .. } = &*self.session;
+        client.execute(append, &[&key, &&*payload]).await?;
         Ok(())
     }
 
     async fn append_told(&mut self, key: &str, payload: Bytes) -> Result<()> {
-        self.client
-            .execute(&self.append_told, &[&key, &&*payload])
-            .await?;
+        let Session {
+            client, append_told, ..
+        } = &*self.session;
+        client.execute(append_told, &[&key, &&*payload]).await?;
         Ok(())
     }
 
     async fn append_batch(&mut self, key: &str, payloads: Vec<Bytes>) -> Result<()> {
         let payloads: Vec<&[u8]> = payloads.iter().map(|payload| &**payload).collect();
-        self.client
-            .execute(&self.append_batch, &[&key, &payloads])
-            .await?;
+        let Session {
+            client, append_batch, ..
+        } = &*self.session;
+        client.execute(append_batch, &[&key, &payloads]).await?;
         Ok(())
     }
 
     async fn latest(&mut self, key: &str) -> Result<usize> {
-        let row = self.client.query_one(&self.latest, &[&key]).await?;
+        let Session { client, latest, .. } = &*self.session;
+        let row = client.query_one(latest, &[&key]).await?;
         Ok(row.try_get::<_, &[u8]>(0)?.len())
     }
 
     async fn read_all(&mut self, wanted: u64) -> Result<u64> {
-        let rows = self.client.query_raw(&self.all, [0_i64; 0]).await?;
+        let Session { client, all, .. } = &*self.session;
+        let rows = client.query_raw(all, [0_i64; 0]).await?;
         futures::pin_mut!(rows);
         let (mut count, mut last) = (0, 0);
         while count < wanted {
@@ -219,18 +322,21 @@ impl Connection for Link {
     }
 
     async fn subscribe(self: Box<Self>) -> Result<BoxStream<'static, Result<Bytes>>> {
-        self.client.batch_execute(&format!("listen {CHANNEL}")).await?;
+        let listen = format!("listen {CHANNEL}");
+        self.session.client.batch_execute(&listen).await?;
         Ok(unfold(self, more))
     }
 }
 
 async fn more(mut link: Box<Link>) -> Result<Option<(Vec<Bytes>, Box<Link>)>> {
     let mut seqs = Vec::new();
+    let noticed = link.noticed.as_mut().context("it is not told of events")?;
     ensure!(
-        link.noticed.recv_many(&mut seqs, NOTICES_MAX).await > 0,
+        noticed.recv_many(&mut seqs, NOTICES_MAX).await > 0,
         "the connection was lost"
     );
-    let rows = link.client.query(&link.these, &[&seqs]).await?;
+    let Session { client, these, .. } = &*link.session;
+    let rows = client.query(these, &[&seqs]).await?;
     let rows = rows
         .iter()
         .map(|row| anyhow::Ok((row.try_get(0)?, Bytes::copy_from_slice(row.try_get(1)?))));

@@ -15,7 +15,7 @@ use rdb_client::{
 /// The release build of this repository; `scripts/compare` makes it and says where it is.
 const SERVER: &str = "RDB_SERVER_BINARY";
 
-pub const ENTRIES: [Entry; 2] = [
+pub const ENTRIES: [Entry; 3] = [
     Entry {
         peer: "rdb",
         title: "RDB",
@@ -23,10 +23,10 @@ pub const ENTRIES: [Entry; 2] = [
         survives_power_loss: true,
         nodes: 1,
         how: "`write`, `append` of 100 events to one key, `subscribe` from 0 and from now, linearizable `read`; each event has an id that makes a retry safe",
-        no_latest: None,
+        lacks: super::can_all,
         version,
         missing: super::nothing,
-        start: |servers| start_one(servers).boxed_local(),
+        start: |servers| start_one(servers, &[]).boxed_local(),
     },
     Entry {
         peer: "rdb",
@@ -35,10 +35,22 @@ pub const ENTRIES: [Entry; 2] = [
         survives_power_loss: true,
         nodes: 3,
         how: "the same; a client talks with the node that leads the key, so it may have up to three connections; etcd's processor time and memory count",
-        no_latest: None,
+        lacks: super::can_all,
         version,
         missing: super::nothing,
-        start: |servers| start_three(servers).boxed_local(),
+        start: |servers| start_three(servers, 1).boxed_local(),
+    },
+    Entry {
+        peer: "rdb",
+        title: "RDB",
+        setting: "the same with an etcd of three members: a majority of it flushes before each acknowledgement, too",
+        survives_power_loss: true,
+        nodes: 3,
+        how: "the same",
+        lacks: super::can_all,
+        version,
+        missing: super::nothing,
+        start: |servers| start_three(servers, 3).boxed_local(),
     },
 ];
 
@@ -50,7 +62,8 @@ fn version() -> Result<String> {
     output(&[&binary(), "--version"])
 }
 
-async fn start_one(servers: &mut Servers) -> Result<Box<dyn Peer>> {
+/// One node with these settings besides.
+pub async fn start_one(servers: &mut Servers, more: &[(&str, &str)]) -> Result<Box<dyn Peer>> {
     let (port, http, data) = (free_port()?, free_port()?, servers.data("rdb")?);
     let variables = [
         ("PORT", &*port.to_string()),
@@ -58,23 +71,26 @@ async fn start_one(servers: &mut Servers) -> Result<Box<dyn Peer>> {
         ("LISTEN", "127.0.0.1"),
         ("DATA_DIR", &data.display().to_string()),
     ];
+    let variables = [&variables[..], more].concat();
     servers.start_with("rdb", Ending::Kill, None, &variables, &[&binary()])?;
     ready(servers, vec![format!("127.0.0.1:{port}")], 1).await
 }
 
-async fn start_three(servers: &mut Servers) -> Result<Box<dyn Peer>> {
-    let etcd = super::etcd::start_member(
+async fn start_three(servers: &mut Servers, etcd_members: usize) -> Result<Box<dyn Peer>> {
+    let etcd = super::etcd::start_members(
         servers,
+        etcd_members,
         &[
             "--auto-compaction-mode=periodic",
             "--auto-compaction-retention=10m",
         ],
     )?;
+    let etcd: Vec<String> = etcd.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     let mut addresses = Vec::new();
     for node in ["n1", "n2", "n3"] {
         let (port, http, data) = (free_port()?, free_port()?, servers.data(node)?);
         let variables = [
-            ("ETCD", &*format!("127.0.0.1:{etcd}")),
+            ("ETCD", &*etcd.join(",")),
             ("NODE", node),
             ("PORT", &port.to_string()),
             ("HTTP_PORT", &http.to_string()),
@@ -115,6 +131,17 @@ impl Peer for Rdb {
         // Connections are opened when first needed.
         client.status().await?;
         Ok(Box::new(Link { client }))
+    }
+
+    async fn share(&self, tasks: usize) -> Result<Vec<Box<dyn Connection>>> {
+        let client = Client::connect(&self.addresses)?;
+        client.status().await?;
+        let link = |_task| -> Box<dyn Connection> {
+            Box::new(Link {
+                client: client.clone(),
+            })
+        };
+        Ok((0..tasks).map(link).collect())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Entry;
 use crate::peer::{Connection, Peer, unfold};
 use crate::servers::{Ending, Servers, free_port, output};
+use crate::work::Work;
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,7 +24,7 @@ const SAFE: Entry = Entry {
     survives_power_loss: true,
     nodes: 1,
     how: HOW,
-    no_latest: Some(NO_LATEST),
+    lacks: |work| (work == Work::Latest).then_some(NO_LATEST),
     version,
     missing: super::nothing,
     start: |servers| start(servers, &["--appendonly", "yes", "--appendfsync", "always"]).boxed_local(),
@@ -87,6 +88,12 @@ impl Redis {
 impl Peer for Redis {
     async fn connect(&self, _number: usize) -> Result<Box<dyn Connection>> {
         Ok(Box::new(Link(self.open().await?)))
+    }
+
+    async fn share(&self, tasks: usize) -> Result<Vec<Box<dyn Connection>>> {
+        let connection = self.open().await?;
+        let link = |_task| -> Box<dyn Connection> { Box::new(Link(connection.clone())) };
+        Ok((0..tasks).map(link).collect())
     }
 }
 

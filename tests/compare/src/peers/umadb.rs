@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::stream::BoxStream;
+use std::sync::Arc;
 use umadb_client::{AsyncUmaDbClient, UmaDbClient};
 use umadb_dcb::{DcbEvent, DcbEventStoreAsync, DcbQuery, DcbQueryItem, DcbSubscriptionAsync};
 
@@ -23,7 +24,7 @@ pub const ENTRIES: [Entry; 1] = [Entry {
     survives_power_loss: true,
     nodes: 1,
     how: "an event has its key as its tag; `append` of 1 and of 100 events without condition; `read` from the first; `subscribe` after the head; the latest of a key by `read` of its tag, backwards, limit 1",
-    no_latest: None,
+    lacks: super::can_all,
     version,
     missing: super::nothing,
     start: |servers| start(servers).boxed_local(),
@@ -68,11 +69,17 @@ impl UmaDb {
 #[async_trait]
 impl Peer for UmaDb {
     async fn connect(&self, _number: usize) -> Result<Box<dyn Connection>> {
-        Ok(Box::new(Link(self.open().await?)))
+        Ok(Box::new(Link(Arc::new(self.open().await?))))
+    }
+
+    async fn share(&self, tasks: usize) -> Result<Vec<Box<dyn Connection>>> {
+        let client = Arc::new(self.open().await?);
+        let link = |_task| -> Box<dyn Connection> { Box::new(Link(Arc::clone(&client))) };
+        Ok((0..tasks).map(link).collect())
     }
 }
 
-struct Link(AsyncUmaDbClient);
+struct Link(Arc<AsyncUmaDbClient>);
 
 fn event(key: &str, payload: &Bytes) -> DcbEvent {
     DcbEvent::default().event_type(TYPE).tags([key]).data(&**payload)
