@@ -116,7 +116,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Five to eight minutes for all.
+    /// Some twelve minutes for all.
     pub const QUICK: Self = Self {
         seconds: 0.8,
         rounds: 3,
