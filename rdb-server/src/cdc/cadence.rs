@@ -1,4 +1,4 @@
-//! When a subscriber is told a mark, and what the mark counts. Pure: time comes from outside.
+//! When a subscriber is told a mark, what the mark counts, and when it has caught up. Pure: time comes from outside.
 
 use crate::limits::MARK_INTERVAL_MAX;
 use rdb_proto::types::Seq;
@@ -14,6 +14,8 @@ pub(super) struct Cadence {
     sent_since_mark: u64,
     /// Least time between two marks.
     interval: Duration,
+    /// It catches up with this seq, at least; not before this is known.
+    goal: Option<Seq>,
 }
 
 impl Cadence {
@@ -24,11 +26,29 @@ impl Cadence {
             marked_at: now,
             sent_since_mark: 0,
             interval,
+            goal: None,
         }
     }
 
     pub(super) const fn position(&self) -> Seq {
         self.position
+    }
+
+    /// It begins after `position`, which was not known before.
+    pub(super) const fn begin_after(&mut self, position: Seq, now: Instant) {
+        self.position = position;
+        self.marked = position;
+        self.marked_at = now;
+    }
+
+    /// It has not caught up before everything at or below this seq was sent or filtered.
+    pub(super) const fn catch_up_with(&mut self, goal: Seq) {
+        self.goal = Some(goal);
+    }
+
+    /// Whether it is known what it catches up with, and that was sent or filtered.
+    pub(super) fn is_at_goal(&self) -> bool {
+        self.goal.is_some_and(|goal| self.position >= goal)
     }
 
     /// Notes that everything up to `seq` was sent or filtered, with so many events among it.

@@ -25,8 +25,6 @@ pub struct Parts {
     heard: Vec<Heard>,
     order: Order,
     phase: Phase,
-    /// It catches up with this seq, at least; not before this is known.
-    goal: Option<Seq>,
     cadence: Cadence,
 }
 
@@ -58,7 +56,6 @@ impl Parts {
             heard: vec![Heard::default(); count],
             order,
             phase: Phase::Opening(after),
-            goal: None,
             cadence: Cadence::from(after.unwrap_or_default(), MARK_INTERVAL, now),
         }
     }
@@ -66,7 +63,7 @@ impl Parts {
     /// It says that it has caught up when all parts have, and everything at or below this seq was said; and not before it is
     /// told so.
     pub const fn catch_up_with(&mut self, goal: Seq) {
-        self.goal = Some(goal);
+        self.cadence.catch_up_with(goal);
     }
 
     /// Everything at or below this seq was said, or did not pass the filter: where to resume.
@@ -105,7 +102,7 @@ impl Parts {
             let all: Option<Vec<Seq>> = opened.collect();
             let after = after.or_else(|| all?.into_iter().min())?;
             self.phase = Phase::CatchingUp;
-            self.cadence = Cadence::from(after, MARK_INTERVAL, now);
+            self.cadence.begin_after(after, now);
             return Some(Message::Opened(after));
         }
         if self.cadence.is_overdue(now) {
@@ -120,7 +117,7 @@ impl Parts {
                 .map(|heard| heard.behind)
                 .max()
                 .unwrap_or_default();
-            self.goal = Some(ahead);
+            self.cadence.catch_up_with(ahead);
             return Some(Message::FellBehind(ahead));
         }
         if let Some(run) = self.take_run() {
@@ -128,8 +125,7 @@ impl Parts {
             return Some(Message::Changes(run));
         }
         self.cadence.advance(self.shown_up_to(), 0);
-        let is_at_goal = self.goal.is_some_and(|goal| self.position() >= goal);
-        if self.phase == Phase::CatchingUp && is_caught_up && is_at_goal {
+        if self.phase == Phase::CatchingUp && is_caught_up && self.cadence.is_at_goal() {
             if self.cadence.has_news() {
                 return Some(self.mark(now));
             }

@@ -74,8 +74,6 @@ pub struct Subscription {
     eager: Option<usize>,
     marks: Arc<Marks>,
     phase: Phase,
-    /// It catches up with this seq, at least; not before this is known.
-    goal: Option<Seq>,
     cadence: Cadence,
     /// Whether other seats' events wait for the marks of this stream, so that it never rests while it shows none.
     is_awaited: bool,
@@ -125,7 +123,6 @@ impl Subscription {
             mark,
             marks,
             phase: Phase::Opening,
-            goal: None,
             cadence: Cadence::from(position, mark_interval, clock::monotonic()),
             is_awaited: mark_interval <= PART_MARK_INTERVAL,
             listener: Listener::of(audience),
@@ -141,7 +138,7 @@ impl Subscription {
     /// It says that it has caught up when everything at or below this seq is sent, and not before it is told so: marks
     /// follow acknowledgements by a moment, and what this node knows of is not all there is.
     pub const fn catch_up_with(&mut self, goal: Seq) {
-        self.goal = Some(goal);
+        self.cadence.catch_up_with(goal);
     }
 
     /// The next message. Cancel safe: nothing is lost when the future is dropped.
@@ -167,7 +164,7 @@ impl Subscription {
                 self.held = None;
                 self.awaited = None;
                 let ahead = self.mark.seq();
-                self.goal = Some(ahead);
+                self.cadence.catch_up_with(ahead);
                 return Ok(Message::FellBehind(ahead));
             }
             let Some(reach) = self.reach_to_read().await else {
@@ -266,7 +263,7 @@ impl Subscription {
     fn at_end(&mut self, mark: Seq) -> Result<Option<Message>, StorageError> {
         let shown = self.merge.shown_up_to(mark)?;
         self.cadence.advance(shown, 0);
-        if self.phase == Phase::CatchingUp && self.goal.is_some_and(|goal| self.position() >= goal) {
+        if self.phase == Phase::CatchingUp && self.cadence.is_at_goal() {
             if self.cadence.has_news() {
                 // Before a look at what is new meanwhile: there might be something each time.
                 self.phase = Phase::CaughtUp;

@@ -208,11 +208,11 @@ impl Follow {
     }
 
     fn marked(&mut self, seq: Seq) {
-        let Some((mark, since)) = self.mark else {
+        let Some((mark, since)) = self.mark.filter(|_| self.must_end) else {
             return;
         };
         let now = clock::now();
-        if seq > mark || !self.must_end {
+        if seq > mark {
             self.mark = Some((seq, now));
         } else if now.saturating_duration_since(since) > STANDSTILL {
             self.mark = None;
