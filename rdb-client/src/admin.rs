@@ -1,8 +1,8 @@
 //! What operators ask for: seats moved, nodes drained and forgotten.
 
-use crate::Error;
 use crate::connect::{Attempt, Client};
 use crate::retry::CallKind;
+use crate::{Error, Expectation};
 use rdb_proto::v1;
 use serde::Serialize;
 
@@ -49,7 +49,9 @@ impl Client {
             });
             async move { attempt.node.admin().move_seat(request).await }
         };
-        self.call(CallKind::Write, None, make).await.map(drop)
+        self.call(CallKind::Write(Expectation::Any), None, make)
+            .await
+            .map(drop)
     }
 
     /// Has all members of a node moved to other nodes, or to the one that is named; tells what is to be done.
@@ -70,7 +72,7 @@ impl Client {
             });
             async move { attempt.node.admin().drain(request).await }
         };
-        let (answer, _attempts) = self.call(CallKind::Write, None, make).await?;
+        let (answer, _attempts) = self.call(CallKind::Write(Expectation::Any), None, make).await?;
         let moves = answer.into_inner().moves.into_iter().map(|one| MemberMove {
             group: one.group,
             leaves: one.leaves,
@@ -91,7 +93,9 @@ impl Client {
             });
             async move { attempt.node.admin().undrain(request).await }
         };
-        self.call(CallKind::Write, None, make).await.map(drop)
+        self.call(CallKind::Write(Expectation::Any), None, make)
+            .await
+            .map(drop)
     }
 
     /// Forgets a node that is not live and has no members.
@@ -106,7 +110,9 @@ impl Client {
             });
             async move { attempt.node.admin().remove(request).await }
         };
-        self.call(CallKind::Write, None, make).await.map(drop)
+        self.call(CallKind::Write(Expectation::Any), None, make)
+            .await
+            .map(drop)
     }
 
     /// Says that etcd was restored from a backup: it is put right by what all nodes have seen of it, and seqs go on far
@@ -122,7 +128,7 @@ impl Client {
             });
             async move { attempt.node.admin().etcd_restored(request).await }
         };
-        let (answer, _attempts) = self.call(CallKind::Write, None, make).await?;
+        let (answer, _attempts) = self.call(CallKind::Write(Expectation::Any), None, make).await?;
         let done = answer.into_inner();
         Ok(EtcdRestored {
             generation: done.generation,

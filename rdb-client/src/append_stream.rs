@@ -97,7 +97,7 @@ impl Appender {
             answer_to,
             deadline: self.client.deadline(),
             known_before: self.client.known_seq().get(),
-            attempts: Attempts::new(CallKind::Write),
+            attempts: Attempts::new(CallKind::Write(expect)),
         };
         let sent = self.queue.send(unanswered).await;
         sent.map_err(|_closed| Error::stream_ended())?;

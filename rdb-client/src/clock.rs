@@ -1,22 +1,28 @@
-//! The only reader of time and entropy in this crate.
+//! The only reader of time and entropy in this crate, for which a simulation may stand in.
 
+use rdb_proto::simulation;
 use rdb_proto::types::{EventId, Timestamp};
 use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
 use uuid::{Builder, Uuid};
 
-/// Reads the monotonic clock.
+/// Reads the monotonic clock: that of the timers, which a simulation owns.
 pub fn now() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
-    Instant::now()
+    tokio::time::Instant::now().into_std()
 }
 
 /// Reads the clock on the wall, which may be set and may be wrong.
 pub fn wall_time() -> Timestamp {
     #[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    Timestamp(since_epoch.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX)))
+    let since_epoch = match simulation::world() {
+        Some(world) => world.time_of_day(),
+        None => SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default(),
+    };
+    Timestamp(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// Waits for `duration`.
@@ -44,7 +50,7 @@ pub(crate) fn new_event_id() -> EventId {
     let millis = wall_time().get() / 1_000;
     let bits = EVENT_IDS.with(|ids| {
         let (bits, left) = match ids.get() {
-            (_, 0) => (Uuid::new_v4().as_u128(), IDS_OF_ONE_DRAW),
+            (_, 0) => (random_bits(), IDS_OF_ONE_DRAW),
             drawn => drawn,
         };
         ids.set((bits.wrapping_add(1), left.saturating_sub(1)));
@@ -55,10 +61,19 @@ pub(crate) fn new_event_id() -> EventId {
     EventId(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }
 
+/// Draws a UUID that is nobody else's.
+pub(crate) fn new_uuid() -> Uuid {
+    Builder::from_random_bytes(random_bits().to_be_bytes()).into_uuid()
+}
+
 /// Draws a random number.
 pub(crate) fn random() -> u64 {
-    let (high, low) = Uuid::new_v4().as_u64_pair();
+    let (high, low) = Uuid::from_u128(random_bits()).as_u64_pair();
     high ^ low.rotate_left(17)
+}
+
+fn random_bits() -> u128 {
+    simulation::random_bits().unwrap_or_else(|| Uuid::new_v4().as_u128())
 }
 
 /// The moment by which something must be done; or never.

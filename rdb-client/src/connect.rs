@@ -10,6 +10,7 @@ use crate::retry::{Attempts, CallKind, Next};
 use crate::route::Nodes;
 use crate::{Error, KeyName, Seq};
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::network;
 use rdb_proto::types::{FieldError, Slot};
 use rdb_proto::v1;
 use rdb_proto::v1::admin_client::AdminClient;
@@ -288,7 +289,7 @@ pub(crate) fn connect_lazily(address: &str) -> Result<Node, Error> {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     Ok(Node {
-        channel: endpoint.connect_lazy(),
+        channel: network::connect_lazily(&endpoint),
         address: address.into(),
         appends: Arc::default(),
         runtime: Handle::current(),

@@ -7,7 +7,7 @@ use crate::clock;
 use crate::connect::{Attempt, Client};
 use crate::retry::CallKind;
 use crate::subscribe::{Filter, Message, Start, Subscription};
-use crate::{Error, Seq};
+use crate::{Error, Expectation, Seq};
 use futures::future::BoxFuture;
 use rdb_proto::reason::Reason;
 use rdb_proto::types::FieldError;
@@ -97,7 +97,7 @@ impl Client {
     /// # Errors
     /// `SUBSCRIPTION_HELD` when the wait is over, `SEQ_AHEAD`, `FIELD_INVALID`, and as for every read.
     pub async fn consume(&self, name: &str, options: ConsumerOptions) -> Result<Consumer, Error> {
-        let consumer = Uuid::new_v4();
+        let consumer = clock::new_uuid();
         let deadline = clock::Deadline::after(options.wait);
         let claimed = loop {
             // The answer must come before the call's own deadline.
@@ -198,7 +198,7 @@ impl Client {
     ///
     /// # Errors
     /// `SUBSCRIPTION_UNKNOWN`, `CONSUMER_FENCED` when it was claimed or moved since, or by an earlier attempt of this
-    /// call; `SEQ_AHEAD`, and as for every read.
+    /// call; `SEQ_AHEAD`, and as for every call: [`Error::happened`] says whether it may have been done.
     pub async fn seek_subscription(&self, listed: &SubscriptionStatus, seq: Seq) -> Result<(), Error> {
         let make = |attempt: Attempt| {
             let request = attempt.request(v1::SeekRequest {
@@ -208,14 +208,16 @@ impl Client {
             });
             async move { attempt.node.subscriptions().seek(request).await }
         };
-        self.call(CallKind::Read, None, make).await.map(drop)
+        self.call(CallKind::Write(Expectation::Any), None, make)
+            .await
+            .map(drop)
     }
 
     /// Forgets a named subscription that is as it was listed; the consumer that has it is refused from then on.
     ///
     /// # Errors
     /// `SUBSCRIPTION_UNKNOWN` when it is forgotten, by an earlier attempt of this call too; `CONSUMER_FENCED`, and as for
-    /// every read.
+    /// every call: [`Error::happened`] says whether it may have been done.
     pub async fn forget_subscription(&self, listed: &SubscriptionStatus) -> Result<(), Error> {
         let make = |attempt: Attempt| {
             let request = attempt.request(v1::ForgetRequest {
@@ -224,7 +226,9 @@ impl Client {
             });
             async move { attempt.node.subscriptions().forget(request).await }
         };
-        self.call(CallKind::Read, None, make).await.map(drop)
+        self.call(CallKind::Write(Expectation::Any), None, make)
+            .await
+            .map(drop)
     }
 }
 

@@ -105,6 +105,16 @@ impl Error {
         }
     }
 
+    /// The key is at another version than was demanded.
+    #[cfg(test)]
+    pub(crate) fn conflict(current: Version) -> Self {
+        let current = ("current_version".to_owned(), current.to_string());
+        Self {
+            metadata: BTreeMap::from([current]),
+            ..Self::new(Reason::VersionConflict, "conflict")
+        }
+    }
+
     /// An earlier attempt may have been stored, and this last error says nothing about that one.
     pub(crate) fn into_unknown(self, attempts: u32) -> Self {
         let reason = Reason::OutcomeUnknown;

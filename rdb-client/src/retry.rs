@@ -1,12 +1,13 @@
 //! Decides whether a failed call is made again, when, and what is told in the end.
 //!
 //! A write keeps its event id over all attempts, so repeating it never adds a second event. Once an attempt may
-//! have been stored, *unknown* sticks: only a success, a duplicate's outcome or a refusal that was decided
-//! against the key's state ends it. Any other last error becomes `OUTCOME_UNKNOWN`.
+//! have been stored, *unknown* sticks: only a success, a duplicate's outcome or a refusal that will be as true of an
+//! attempt that arrives later ends it. Any other last error becomes `OUTCOME_UNKNOWN`.
 
 use crate::Error;
 use crate::clock::{self, Deadline};
 use crate::limits::{RETRY_DELAY_MAX, RETRY_DELAY_MIN};
+use rdb_proto::event::Expectation;
 use rdb_proto::reason::{Happened, Reason};
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallKind {
     Read,
-    Write,
+    /// With what it demands of its key; of something else than a key, nothing.
+    Write(Expectation),
 }
 
 /// Waits that double, drawn at random between half and all of each, so that clients do not come back in step.
@@ -87,7 +89,7 @@ impl Attempts {
 
     pub(crate) fn failed(&mut self, error: Error, deadline: Deadline) -> Next {
         let was_unknown = self.is_unknown;
-        self.is_unknown |= self.kind == CallKind::Write && error.happened() == Happened::Maybe;
+        self.is_unknown |= self.kind != CallKind::Read && error.happened() == Happened::Maybe;
         if !error.is_transient() {
             return Next::Tell(self.verdict(error, was_unknown));
         }
@@ -103,26 +105,34 @@ impl Attempts {
     fn verdict(&self, error: Error, was_unknown: bool) -> Error {
         match self.kind {
             CallKind::Read => error.of_a_read().with_attempts(self.made),
-            CallKind::Write if error.is_transient() && self.is_unknown => error.into_unknown(self.made),
-            CallKind::Write if was_unknown && !settles(&error) => error.into_unknown(self.made),
-            CallKind::Write => error.with_attempts(self.made),
+            CallKind::Write(_) if error.is_transient() && self.is_unknown => error.into_unknown(self.made),
+            CallKind::Write(demanded) if was_unknown && !settles(&error, demanded) => {
+                error.into_unknown(self.made)
+            }
+            CallKind::Write(_) => error.with_attempts(self.made),
         }
     }
 }
 
-/// Refusals that a server gives only after it has looked for the event id: they prove that no earlier attempt was
-/// stored. `FIELD_INVALID` or `DISK_FULL` come before that look, and `RETRY_TOO_OLD` says that it found nothing
-/// *any more*.
-fn settles(error: &Error) -> bool {
-    matches!(
-        error.reason(),
-        Some(Reason::VersionConflict | Reason::EventIdReused | Reason::KeyNotFound)
-    )
+/// Refusals that prove that no attempt was stored, and that none will be: given after the server has looked for the event
+/// id, and as true of an earlier attempt that is still on its way, through a node that could not reach the leader, and
+/// arrives later. A key that has gone past the version which was demanded never comes back to it; one that is there may be
+/// deleted by then, and one that is not may be written. `FIELD_INVALID` or `DISK_FULL` come before the look, and
+/// `RETRY_TOO_OLD` says that it found nothing *any more*. (`EVENT_ID_REUSED` proves it for as long as ids are remembered.)
+fn settles(error: &Error, demanded: Expectation) -> bool {
+    let is_past = |version| error.current_version().is_some_and(|current| current > version);
+    match demanded {
+        Expectation::Exact(version) if error.reason() == Some(Reason::VersionConflict) => is_past(version),
+        Expectation::Exact(_) | Expectation::Absent | Expectation::Exists | Expectation::Any => {
+            error.reason() == Some(Reason::EventIdReused)
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rdb_proto::types::Version;
     use tonic::Status;
 
     fn told(next: Next) -> Error {
@@ -132,40 +142,51 @@ mod tests {
         }
     }
 
-    fn write() -> Attempts {
-        let mut attempts = Attempts::new(CallKind::Write);
+    fn write_that(demands: Expectation) -> Attempts {
+        let mut attempts = Attempts::new(CallKind::Write(demands));
         attempts.begin();
         attempts
+    }
+
+    fn write() -> Attempts {
+        write_that(Expectation::Any)
     }
 
     fn reset_connection() -> Error {
         Error::from_status(&Status::unavailable("reset"), "n1:2048")
     }
 
+    /// The first attempt may be under way still: what is refused now may be done when it arrives.
     #[test]
-    fn unknown_sticks_until_a_refusal_that_looked_for_the_event() {
-        for (last, stays_unknown) in [
-            (Reason::VersionConflict, false),
-            (Reason::EventIdReused, false),
-            (Reason::KeyNotFound, false),
-            (Reason::DiskFull, true),
-            (Reason::RetryTooOld, true),
-            (Reason::FieldInvalid, true),
+    fn unknown_sticks_until_a_refusal_that_holds_for_attempts_that_arrive_later() {
+        use Expectation::{Absent, Any, Exact, Exists};
+        let at = |version: u64| Error::conflict(Version(version));
+        let no = |reason| Error::new(reason, "no");
+        for (demanded, last, stays_unknown) in [
+            (Exact(Version(3)), at(4), false),
+            (Exact(Version(3)), at(2), true),
+            (Absent, at(4), true),
+            (Exists, at(4), true),
+            (Exists, no(Reason::KeyNotFound), true),
+            (Any, no(Reason::EventIdReused), false),
+            (Exact(Version(3)), no(Reason::EventIdReused), false),
+            (Any, no(Reason::DiskFull), true),
+            (Any, no(Reason::RetryTooOld), true),
+            (Any, no(Reason::FieldInvalid), true),
         ] {
-            let mut attempts = write();
-            assert!(matches!(
-                attempts.failed(reset_connection(), Deadline::NEVER),
-                Next::Retry(_)
-            ));
+            let what = format!("{demanded:?}, {last}");
+            let mut attempts = write_that(demanded);
+            let broken = attempts.failed(reset_connection(), Deadline::NEVER);
+            assert!(matches!(broken, Next::Retry(_)));
             attempts.begin();
-            let error = told(attempts.failed(Error::new(last, "no"), Deadline::NEVER));
-            assert_eq!(error.happened() == Happened::Maybe, stays_unknown, "{last:?}");
-            assert_eq!(
-                error.reason() == Some(Reason::OutcomeUnknown),
-                stays_unknown,
-                "{last:?}"
-            );
+            let error = told(attempts.failed(last.clone(), Deadline::NEVER));
+            assert_eq!(error.happened() == Happened::Maybe, stays_unknown, "{what}");
+            let is_unknown = error.reason() == Some(Reason::OutcomeUnknown);
+            assert_eq!(is_unknown, stays_unknown, "{what}");
             assert_eq!(error.attempts(), 2);
+            // Without an attempt before it, each is what it says.
+            let first = told(write_that(demanded).failed(last, Deadline::NEVER));
+            assert_ne!(first.reason(), Some(Reason::OutcomeUnknown), "{what}");
         }
     }
 

@@ -116,7 +116,9 @@ impl Client {
     /// Dropping the future leaves the outcome unknown.
     ///
     /// # Errors
-    /// Each [`Error`] says whether the event may be stored. Repeat it with the same event id in that case.
+    /// Each [`Error`] says whether the event may be stored. Repeat it with the same event id in that case: a success says
+    /// where it is. A conflict of such a repeat says that it was not stored before; that it never will be is certain only
+    /// where an exact version was demanded and the key has gone past it, since the first call may be on its way still.
     pub async fn write(
         &self,
         name: &KeyName,
@@ -158,7 +160,9 @@ impl Client {
             });
             async move { attempt.node.data().delete(request).await }
         };
-        let (answer, attempts) = self.call(CallKind::Write, Some(name.slot()), make).await?;
+        let (answer, attempts) = self
+            .call(CallKind::Write(expect), Some(name.slot()), make)
+            .await?;
         let answer = answer.into_inner();
         self.note_led_at(&answer.led_at);
         let stored = stored(&answer.result.ok_or_else(|| Error::bad_answer("no result"))?)?;
@@ -190,7 +194,9 @@ impl Client {
                 }
             }
         };
-        let (answer, attempts) = self.call(CallKind::Write, Some(name.slot()), make).await?;
+        let (answer, attempts) = self
+            .call(CallKind::Write(expect), Some(name.slot()), make)
+            .await?;
         self.note_led_at(&answer.led_at);
         let stored = stored_all(&answer.results)?;
         if let Some(last) = stored.last() {

@@ -1,4 +1,4 @@
-//! The vocabulary of RDB, shared by server and client. No I/O happens here.
+//! The vocabulary of RDB, shared by server and client, and how both reach the machine that they run on.
 //!
 //! | module | what stands there |
 //! |---|---|
@@ -14,6 +14,8 @@
 //! | [`cursor`] | cursors of named subscriptions, and what changes them |
 //! | [`v1`] | the generated gRPC code |
 //! | [`member`] | the generated gRPC code of what nodes say to each other |
+//! | [`network`] | how connections are made |
+//! | [`simulation`] | what a simulation puts in the place of network, time of day, chance and threads |
 
 pub mod convert;
 pub mod cursor;
@@ -23,7 +25,9 @@ pub mod glance;
 pub mod limits;
 pub mod live;
 pub mod member;
+pub mod network;
 pub mod numbers;
 pub mod reason;
+pub mod simulation;
 pub mod types;
 pub mod v1;

@@ -1,5 +1,6 @@
-//! The only reader of time and entropy, so that a simulation can stand in for both.
+//! The only reader of time and entropy, for which a simulation may stand in.
 
+use rdb_proto::simulation;
 use rdb_proto::types::Timestamp;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
@@ -7,14 +8,17 @@ use uuid::Uuid;
 /// Wall-clock time. May jump; never decides about safety.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn utc_now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = match simulation::world() {
+        Some(world) => world.time_of_day(),
+        None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+    };
     Timestamp(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
 }
 
-/// Monotonic time, for measuring.
+/// Monotonic time, for measuring: by the clock of the timers, which a simulation owns.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn monotonic() -> Instant {
-    Instant::now()
+    tokio::time::Instant::now().into_std()
 }
 
 /// Waits. Cancel safe: dropping the future forgets the wait.
@@ -70,12 +74,17 @@ impl BackOff {
 
 /// A new UUID whose order follows time.
 pub fn new_uuid() -> Uuid {
-    Uuid::now_v7()
+    let Some(bits) = simulation::random_bits() else {
+        return Uuid::now_v7();
+    };
+    let [random @ .., _, _, _, _, _, _] = bits.to_be_bytes();
+    uuid::Builder::from_unix_timestamp_millis(utc_now().get() / 1_000, &random).into_uuid()
 }
 
 /// A random number that is not 0.
 pub fn random_u64() -> u64 {
-    let (high, low) = Uuid::new_v4().as_u64_pair();
+    let drawn = simulation::random_bits().map(|bits| uuid::Builder::from_u128(bits).into_uuid());
+    let (high, low) = drawn.unwrap_or_else(Uuid::new_v4).as_u64_pair();
     // A version 4 UUID has six fixed bits; both halves together leave none of the 64 bits fixed.
     (high ^ low.rotate_left(32)).max(1)
 }

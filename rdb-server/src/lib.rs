@@ -9,7 +9,7 @@
 //! | [`cdc`] | the order of the change stream, marks and filters |
 //! | [`node`] | all of the above: tasks, channels, start and stop |
 //! | [`api`] | gRPC and HTTP to words and back; decides nothing |
-//! | [`settings`], [`limits`], [`clock`], [`blocking`], [`fatal`], [`sabotage`] | leaves that every room may use |
+//! | [`settings`], [`limits`], [`clock`], [`blocking`], [`workers`], [`fatal`], [`sabotage`] | leaves that every room may use |
 //!
 //! Dependencies point inward only; `tests/tests/tidy.rs` holds that.
 
@@ -27,3 +27,4 @@ pub mod serve;
 pub mod settings;
 pub mod storage;
 pub mod transport;
+pub mod workers;

@@ -113,7 +113,7 @@ async fn serve_until_signal(
     let handle = &node.handle();
     let (grpc_address, http_address) = (grpc_listener.local_addr()?, http_listener.local_addr()?);
     let closing = CancellationToken::new();
-    let grpc_ended = grpc::serve(handle, grpc_listener, closing.clone()).await?;
+    let grpc_ended = grpc::serve(handle, grpc::accepted(grpc_listener), closing.clone()).await?;
     http::serve(handle, http_listener, closing.clone());
     // Until then calls are refused as recovering, and `/ready` says why.
     let is_serving = tokio::select! {

@@ -13,6 +13,7 @@
 //! | [`checkers`] | one promise a file, judged from that record and from the change stream |
 //! | [`mutations`] | the named mutation for each promise, and the case that must go red under it |
 //! | [`sim`] | whole clusters of the core in one thread, from one seed |
+//! | [`whole`] | whole clusters of server and client as they are, in one thread, from one seed |
 //! | [`fuzz`] | bytes that nobody wrote, for everything that reads bytes of others |
 //! | [`model`] | a few members of a seat, in every order of what can happen |
 //! | [`model_etcd`] | an etcd that is a part of the test, and what holds it to the real one |
@@ -58,6 +59,7 @@ pub mod sim;
 pub mod steps;
 pub mod time;
 pub mod torture;
+pub mod whole;
 pub mod wire;
 pub mod workload;
 

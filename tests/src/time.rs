@@ -5,7 +5,8 @@
 )]
 
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Longest wait for anything that a healthy node does at once. Generous, since the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(30);

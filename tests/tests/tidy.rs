@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Rooms of `rdb-server` and the rooms that each may use. A file or folder of `src/` that is not listed is refused.
 const ROOMS: &[(&str, &[&str])] = &[
     ("protocol", &["limits", "sabotage"]),
-    ("storage", &["limits", "clock", "fatal", "sabotage"]),
+    ("storage", &["limits", "clock", "workers", "fatal", "sabotage"]),
     ("coordination", &["limits", "clock", "sabotage"]),
     ("transport", &["protocol", "limits", "clock"]),
     ("cdc", &["storage", "limits", "clock", "blocking", "sabotage"]),
@@ -32,6 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "limits",
             "clock",
             "blocking",
+            "workers",
             "fatal",
             "sabotage",
         ],
@@ -41,6 +42,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("clock", &[]),
     ("blocking", &[]),
+    ("workers", &["clock", "fatal"]),
     ("fatal", &[]),
     ("sabotage", &[]),
     (
@@ -87,6 +89,18 @@ const NAMED_ONLY_IN: &[(&str, &[&str])] = &[
     (
         "Instant::now",
         &["rdb-server/src/clock.rs", "rdb-client/src/clock.rs"],
+    ),
+    (
+        "simulation::",
+        &[
+            "rdb-proto/src/network.rs",
+            "rdb-server/src/clock.rs",
+            "rdb-client/src/clock.rs",
+            "rdb-server/src/workers.rs",
+            "rdb-server/src/blocking.rs",
+            "rdb-server/src/storage/log/room.rs",
+            "rdb-server/src/storage/key_index/indexes.rs",
+        ],
     ),
     ("process::exit", &["rdb-server/src/fatal.rs"]),
     ("process::abort", &["rdb-server/src/fatal.rs"]),

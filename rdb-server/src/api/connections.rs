@@ -11,31 +11,29 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tonic::transport::server::Connected;
 
 /// A connection that was taken; it is counted until it is dropped.
 #[derive(Debug)]
-pub(super) struct Connection {
-    socket: TcpStream,
+pub(super) struct Connection<S> {
+    socket: S,
     open: Gauge,
     _place: OwnedSemaphorePermit,
 }
 
-/// The connections to a listener, at most `limit` at once.
-pub(super) fn incoming(
+/// Of the connections that were accepted, at most `limit` at once.
+pub(super) fn incoming<S, A: Stream<Item = io::Result<S>>>(
     telemetry: &Telemetry,
-    listener: TcpListener,
+    accepted: A,
     limit: usize,
-) -> impl Stream<Item = io::Result<Connection>> + use<> {
+) -> impl Stream<Item = io::Result<Connection<S>>> + use<S, A> {
     let places = Arc::new(Semaphore::new(limit));
     let (open, refused) = (
         telemetry.connections.clone(),
         telemetry.connections_refused.clone(),
     );
     let mut is_told = false;
-    let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
     accepted.filter_map(move |socket| {
         let place = Arc::clone(&places).try_acquire_owned().ok();
         let Some(place) = place else {
@@ -57,21 +55,21 @@ pub(super) fn incoming(
     })
 }
 
-impl Drop for Connection {
+impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
         self.open.dec();
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+impl<S: Connected> Connected for Connection<S> {
+    type ConnectInfo = S::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
         self.socket.connect_info()
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -81,7 +79,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(cx, buf)
     }
@@ -111,13 +109,15 @@ impl AsyncWrite for Connection {
 mod tests {
     use super::*;
     use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+    use tonic::transport::server::TcpIncoming;
 
     #[tokio::test]
     async fn one_connection_too_many_is_closed_and_a_free_place_is_taken() {
         let telemetry = Telemetry::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut incoming = Box::pin(incoming(&telemetry, listener, 1));
+        let mut incoming = Box::pin(incoming(&telemetry, TcpIncoming::from(listener), 1));
         let _first = TcpStream::connect(address).await.unwrap();
         let taken = incoming.next().await.unwrap().unwrap();
 

@@ -9,6 +9,7 @@ use crate::limits::{CONNECTION_WINDOW_BYTES, FORWARD_CONNECT_TIMEOUT, KEEP_ALIVE
 use crate::node::{Handle, Need, NodeError, Peer, Route};
 use futures::future::BoxFuture;
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::network;
 use rdb_proto::types::{EventId, KeyName, SeatId};
 use rdb_proto::v1::admin_client::AdminClient;
 use rdb_proto::v1::changes_client::ChangesClient;
@@ -43,7 +44,7 @@ impl Peers {
         if let Some(channel) = channels.get(address) {
             return Ok(channel.clone());
         }
-        let channel = endpoint(address)?.connect_lazy();
+        let channel = network::connect_lazily(&endpoint(address)?);
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
@@ -77,7 +78,7 @@ impl Peers {
 
     /// For streams of a client, over a connection of their own for the same reason.
     pub(super) fn streams(address: &str) -> Result<DataClient<Channel>, CallError> {
-        Ok(DataClient::new(endpoint(address)?.connect_lazy())
+        Ok(DataClient::new(network::connect_lazily(&endpoint(address)?))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }

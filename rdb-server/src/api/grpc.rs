@@ -5,32 +5,44 @@ use crate::limits::{
     CONNECTION_CALLS_MAX, CONNECTION_WINDOW_BYTES, CONNECTIONS_MAX, KEEP_ALIVE, STREAM_WINDOW_BYTES,
 };
 use crate::node::Handle;
+use futures::Stream;
 use rdb_proto::v1;
 use rdb_proto::v1::admin_server::AdminServer;
 use rdb_proto::v1::changes_server::ChangesServer;
 use rdb_proto::v1::cluster_server::ClusterServer;
 use rdb_proto::v1::data_server::DataServer;
 use rdb_proto::v1::subscriptions_server::SubscriptionsServer;
+use std::io;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic::transport::server::{Connected, TcpIncoming};
 
 /// Why there is no gRPC server.
 #[derive(Debug, Error)]
 #[error("the gRPC services cannot be described: {0}")]
 pub struct Error(#[from] tonic_reflection::server::Error);
 
-/// Serves every gRPC service in a task until `closing`, then lets calls under way end. The token that comes back
-/// is cancelled when the last of them has.
+/// The connections to a listener; small answers leave them at once.
+pub fn accepted(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+/// Serves every gRPC service over what is accepted, in a task until `closing`, then lets calls under way end. The
+/// token that comes back is cancelled when the last of them has.
 ///
 /// # Errors
 /// [`struct@Error`] when the services' own description cannot be read.
-pub async fn serve(
+pub async fn serve<S>(
     node: &Handle,
-    listener: TcpListener,
+    accepted: impl Stream<Item = io::Result<S>> + Send + 'static,
     closing: CancellationToken,
-) -> Result<CancellationToken, Error> {
+) -> Result<CancellationToken, Error>
+where
+    S: Connected + AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<DataServer<Api>>().await;
     reporter.set_serving::<ChangesServer<Api>>().await;
@@ -59,7 +71,7 @@ pub async fn serve(
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    let incoming = connections::incoming(node.telemetry(), listener, CONNECTIONS_MAX);
+    let incoming = connections::incoming(node.telemetry(), accepted, CONNECTIONS_MAX);
     let ended = CancellationToken::new();
     let guard = ended.clone().drop_guard();
     let stopping = node.tasks().stopping();

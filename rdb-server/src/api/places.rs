@@ -7,6 +7,7 @@ use super::forward;
 use super::status::CallError;
 use crate::limits::{PART_STREAMS_MAX, PART_WINDOW_BYTES};
 use rdb_proto::limits::MESSAGE_BYTES_MAX;
+use rdb_proto::network;
 use rdb_proto::v1::changes_client::ChangesClient;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +49,7 @@ impl Places {
         }
         let endpoint = forward::endpoint(address)?.initial_stream_window_size(PART_WINDOW_BYTES);
         let connection = Arc::new(Shared {
-            channel: endpoint.connect_lazy(),
+            channel: network::connect_lazily(&endpoint),
             is_doubted: AtomicBool::new(false),
         });
         connections.push(Arc::downgrade(&connection));

@@ -5,7 +5,7 @@ use super::guarding::{GuardDriver, Memory};
 use super::handle::{SeatHandle, Shared, host_and_port};
 use super::members::{Members, Rooms, Tuning};
 use super::telemetry::Telemetry;
-use super::{Handle, Node, StartError, blocking, open_index};
+use super::{Handle, Node, StartError, open_index, start_blocking};
 use crate::clock;
 use crate::coordination::View;
 use crate::coordination::etcd::{self, EtcdSettings, EtcdTls};
@@ -26,7 +26,7 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
         directory: clock::new_uuid(),
     };
     let path = settings.data_dir.clone();
-    let data_dir = blocking(move || Ok(DataDir::open(&path, fresh)?)).await?;
+    let data_dir = start_blocking(move || Ok(DataDir::open(&path, fresh)?)).await?;
     if data_dir.database() != fresh.database {
         return Err(StartError::OtherDatabase {
             path: settings.data_dir.clone(),
@@ -36,7 +36,7 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
     }
     let data_dir = Arc::new(data_dir);
     let reading = Arc::clone(&data_dir);
-    let memory = blocking(move || Ok(Memory::read(&reading)?)).await?;
+    let memory = start_blocking(move || Ok(Memory::read(&reading)?)).await?;
     let connected = connected.remembering(memory.as_ref().map(|memory| memory.node));
     let coordinator = Arc::new(Box::pin(connected.join(data_dir.directory())).await?);
     let guarded = Arc::clone(&coordinator);
@@ -48,7 +48,7 @@ pub(super) async fn start(settings: &Settings) -> Result<Node, StartError> {
         settings.shard_groups,
     );
     let (settings, own) = (settings.clone(), settings.clone());
-    let members = blocking(move || {
+    let members = start_blocking(move || {
         let index = open_index(&own, &rooms.data_dir)?;
         Ok(Arc::new(Members::new(rooms, Tuning::of(&own), index)))
     })
@@ -107,7 +107,7 @@ async fn open(members: &Arc<Members>, seat: SeatId) -> Result<(), StartError> {
         return Ok(());
     }
     let opening = Arc::clone(members);
-    blocking(move || opening.open(seat)).await
+    start_blocking(move || opening.open(seat)).await
 }
 
 /// Seats that the node is a member of, or is to catch up in.

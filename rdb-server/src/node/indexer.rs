@@ -1,16 +1,15 @@
-//! Keeps a seat's key index up with its commit index, on a thread of its own: the index is derived from the log,
+//! Keeps a seat's key index up with its commit index, by a worker of its own: the index is derived from the log,
 //! so nothing that a client waits for waits here (except a read, which must see what was committed before it).
 
 use crate::clock;
 use crate::fatal::{self, Report};
 use crate::limits::{INDEX_BATCH_ENTRIES_MAX, INDEX_LAG_ENTRIES_MAX};
 use crate::storage::{KeyIndex, LogReader, StorageError, catch_up};
+use crate::workers::{Work, Worker};
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{LogIndex, SeatId};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -29,36 +28,31 @@ pub(super) struct Committed {
 /// The seat's side of its indexer.
 #[derive(Debug)]
 pub(super) struct Indexer {
-    queue: SyncSender<Committed>,
+    worker: Worker<Committed>,
     applied: watch::Receiver<LogIndex>,
-    thread: JoinHandle<()>,
     stopping: Arc<AtomicBool>,
 }
 
 impl Indexer {
-    /// Starts the thread.
+    /// Starts the worker.
     pub(super) fn start(seat: SeatId, log: LogReader, index: Arc<dyn KeyIndex>) -> std::io::Result<Self> {
         // One message a commit, of at least one entry: admission keeps fewer than this many from piling up.
         let capacity = usize::try_from(INDEX_LAG_ENTRIES_MAX)
             .unwrap_or(usize::MAX)
             .saturating_mul(2);
-        let (queue, work) = sync_channel(capacity);
         let published = watch::Sender::new(index.applied());
         let applied = published.subscribe();
         let stopping = Arc::new(AtomicBool::new(false));
-        let worker = Worker {
+        let indexing = Indexing {
             seat,
             log,
             index,
             published,
             stopping: Arc::clone(&stopping),
         };
-        let thread = std::thread::Builder::new().name(format!("index-{seat}"));
-        let thread = thread.spawn(move || worker.run(&work))?;
         Ok(Self {
-            queue,
+            worker: Worker::start(format!("index-{seat}"), capacity, indexing)?,
             applied,
-            thread,
             stopping,
         })
     }
@@ -70,20 +64,18 @@ impl Indexer {
 
     /// Hands committed entries over. Blocks only when the seat let far more pile up than it admits.
     pub(super) fn hand_over(&self, committed: Committed) {
-        // The thread ends before this handle only by a panic, which ends the process.
-        drop(self.queue.send(committed));
+        // The worker ends before this handle only by a panic, which ends the process.
+        self.worker.hand_over(committed);
     }
 
-    /// Ends the thread after the batch that it is at: what is not applied then is caught up at the next start.
+    /// Ends the worker after the batch that it is at: what is not applied then is caught up at the next start.
     pub(super) fn finish(self) {
         self.stopping.store(true, Ordering::Relaxed);
-        drop(self.queue);
-        // A panic there has ended the process already.
-        drop(self.thread.join());
+        self.worker.finish();
     }
 }
 
-struct Worker {
+struct Indexing {
     seat: SeatId,
     log: LogReader,
     index: Arc<dyn KeyIndex>,
@@ -91,35 +83,35 @@ struct Worker {
     stopping: Arc<AtomicBool>,
 }
 
-impl Worker {
-    fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
-    }
-
-    fn run(self, work: &Receiver<Committed>) {
-        while let Ok(Committed {
+impl Work<Committed> for Indexing {
+    fn perform(&mut self, first: Committed, more: &mut dyn FnMut() -> Option<Committed>) {
+        let Committed {
             mut upto,
             mut entries,
-        }) = work.recv()
-        {
-            if self.is_stopping() {
-                return;
-            }
-            while entries.len() < INDEX_BATCH_ENTRIES_MAX {
-                let Ok(next) = work.try_recv() else { break };
-                upto = next.upto;
-                entries.extend(next.entries);
-            }
-            if let Err(error) = self.apply(upto, &entries) {
-                fatal::io(&Report {
-                    what: &error,
-                    place: &format_args!("key index of seat {}", self.seat),
-                    safe: "every acknowledged event is in the log; the index is derived from it",
-                    next: "look at the disk, then start the server again: it rebuilds an index it cannot trust",
-                });
-            }
-            self.published.send_replace(self.index.applied());
+        } = first;
+        if self.is_stopping() {
+            return;
         }
+        while entries.len() < INDEX_BATCH_ENTRIES_MAX {
+            let Some(next) = more() else { break };
+            upto = next.upto;
+            entries.extend(next.entries);
+        }
+        if let Err(error) = self.apply(upto, &entries) {
+            fatal::io(&Report {
+                what: &error,
+                place: &format_args!("key index of seat {}", self.seat),
+                safe: "every acknowledged event is in the log; the index is derived from it",
+                next: "look at the disk, then start the server again: it rebuilds an index it cannot trust",
+            });
+        }
+        self.published.send_replace(self.index.applied());
+    }
+}
+
+impl Indexing {
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     fn apply(&self, upto: LogIndex, entries: &[Arc<Entry>]) -> Result<(), StorageError> {

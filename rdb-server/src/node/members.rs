@@ -15,8 +15,7 @@ use crate::limits::{SEAT_MAIL_MAX, SEAT_QUEUE_MAX};
 use crate::protocol::{Durable, EpochRun, Seat, SeatConfig};
 use crate::settings::Settings;
 use crate::storage::{
-    DataDir, IndexStore, KeyIndex, LogEvent, LogReader, LogSettings, OnLogEvent, Opened, SeatLog,
-    StorageError,
+    DataDir, Indexes, LogEvent, LogReader, LogSettings, OnLogEvent, Opened, SeatLog, StorageError,
 };
 use crate::transport::{Identity, Transport};
 use rdb_proto::entry::EntryBody;
@@ -169,7 +168,7 @@ pub(super) fn open_log(
 pub(super) struct Members {
     pub(super) rooms: Rooms,
     pub(super) tuning: Tuning,
-    index: IndexStore,
+    index: Indexes,
     seats: watch::Sender<Arc<SeatMap>>,
     /// Seats that this node was a member of.
     left: Mutex<SeatMap>,
@@ -178,7 +177,7 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub(super) fn new(rooms: Rooms, tuning: Tuning, index: IndexStore) -> Self {
+    pub(super) fn new(rooms: Rooms, tuning: Tuning, index: Indexes) -> Self {
         Self {
             rooms,
             tuning,
@@ -241,7 +240,7 @@ impl Members {
         // A coordinator that was restored to an older state must not hand these out again.
         self.rooms.coordinator.note_durable(seat.opened.last_seq);
         let log = seat.log.reader();
-        let index: Arc<dyn KeyIndex> = self.index.seat(seat.id, &log, seat.opened.last_index)?;
+        let index = self.index.seat(seat.id, &log, seat.opened.last_index)?;
         let indexer = Indexer::start(seat.id, log.clone(), Arc::clone(&index)).map_err(StartError::Thread)?;
         let applied = indexer.applied();
         let position = slots::position_of(seat.id);

@@ -42,11 +42,12 @@ pub use snapshot::KeyThen;
 pub use tasks::Tasks;
 pub use verify::{End, Finding, Verification, Wanted};
 
+use crate::blocking;
 use crate::clock;
 use crate::coordination::CoordinationError;
 use crate::coordination::embedded::{Config, EmbeddedCoordinator};
 use crate::settings::Settings;
-use crate::storage::{DataDir, FreshIds, IndexSettings, IndexStore, StorageError};
+use crate::storage::{DataDir, FreshIds, IndexSettings, Indexes, StorageError};
 use handle::Shared;
 use members::{Members, OpenSeat, Rooms, Tuning};
 use std::io;
@@ -101,19 +102,19 @@ pub struct Node {
 pub async fn start(settings: &Settings) -> Result<Node, StartError> {
     if settings.is_standalone() {
         let settings = settings.clone();
-        blocking(move || start_standalone(&settings)).await
+        start_blocking(move || start_standalone(&settings)).await
     } else {
         Box::pin(cluster::start(settings)).await
     }
 }
 
 /// Runs what blocks where that is allowed.
-async fn blocking<T, F>(work: F) -> Result<T, StartError>
+async fn start_blocking<T, F>(work: F) -> Result<T, StartError>
 where
     T: Send + 'static,
     F: FnOnce() -> Result<T, StartError> + Send + 'static,
 {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = blocking::run(work).await;
     done.map_err(|panic| StartError::Thread(io::Error::other(panic)))?
 }
 
@@ -147,12 +148,12 @@ fn start_standalone(settings: &Settings) -> Result<Node, StartError> {
     })
 }
 
-fn open_index(settings: &Settings, data_dir: &DataDir) -> Result<IndexStore, StorageError> {
+fn open_index(settings: &Settings, data_dir: &DataDir) -> Result<Indexes, StorageError> {
     let index_settings = IndexSettings {
         event_id_window: usize::try_from(settings.event_id_window).unwrap_or(usize::MAX),
         ..IndexSettings::default()
     };
-    IndexStore::open(data_dir, index_settings)
+    Indexes::open(data_dir, index_settings)
 }
 
 /// Opens every log, and lets the embedded coordinator's counter go on where they end.
@@ -209,7 +210,7 @@ impl Node {
         let Some(members) = Arc::into_inner(self.members) else {
             return Ok(());
         };
-        let closing = tokio::task::spawn_blocking(move || members.close());
+        let closing = blocking::run(move || members.close());
         // A join error means a panic there, which has ended the process.
         closing.await.unwrap_or(Ok(()))
     }

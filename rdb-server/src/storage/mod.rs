@@ -41,8 +41,8 @@ pub use error::{Damage, StorageError};
 #[doc(hidden)]
 pub use key_index::reread_index_value;
 pub use key_index::{
-    Direction, IndexSettings, IndexStore, KeyIndex, KnownAt, ListedKey, Located, MemoryIndex, Progress,
-    SledIndex, Standing, catch_up, entry_events,
+    Direction, IndexSettings, IndexStore, Indexes, KeyIndex, KnownAt, ListedKey, Located, MemoryIndex,
+    Progress, SledIndex, Standing, catch_up, entry_events,
 };
 pub use log::{
     Admission, Block, Cursor, Frame, LogEvent, LogReader, LogSettings, NoRoom, OnLogEvent, Opened, Scrub,

@@ -13,6 +13,7 @@ use rdb_proto::member::exchange_request::Part;
 use rdb_proto::member::exchange_response::Answer;
 use rdb_proto::member::member_client::MemberClient;
 use rdb_proto::member::{Batch, ExchangeRequest, ExchangeResponse, Hello, RefusalReason};
+use rdb_proto::network;
 use rdb_proto::types::{NodeId, SeatId};
 use std::error::Error;
 use std::future::ready;
@@ -76,7 +77,7 @@ fn calls_to(address: &str) -> Option<Channel> {
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(PEER_KEEP_ALIVE)
         .keep_alive_timeout(PEER_KEEP_ALIVE_TIMEOUT);
-    Some(endpoint.connect_lazy())
+    Some(network::connect_lazily(&endpoint))
 }
 
 /// Why there is no stream to a peer.
@@ -214,13 +215,12 @@ impl Dialler {
 
     /// Connects, says hello, and waits to be welcomed.
     pub(super) async fn dial(&self) -> Result<Open, DialError> {
-        let channel = Endpoint::from_shared(format!("http://{}", self.address))?
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?
             .tcp_nodelay(true)
             .http2_keep_alive_interval(PEER_KEEP_ALIVE)
             .keep_alive_timeout(PEER_KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .connect()
-            .await?;
+            .keep_alive_while_idle(true);
+        let channel = network::connect(&endpoint).await?;
         let sending = CancellationToken::new();
         let (welcome, welcomed) = oneshot::channel();
         let requests = self.requests(welcomed, sending.clone());

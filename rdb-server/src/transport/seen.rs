@@ -10,6 +10,7 @@ use crate::transport::wire;
 use rdb_proto::member::member_client::MemberClient;
 use rdb_proto::member::tell_seen_response::Answer;
 use rdb_proto::member::{TellSeenRequest, TellSeenResponse};
+use rdb_proto::network;
 use rdb_proto::types::NodeId;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -52,7 +53,7 @@ impl Transport {
 async fn ask(shared: &Shared, to: NodeId, address: String) -> Result<Seen, Status> {
     let unavailable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(unavailable)?;
-    let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;
+    let channel = network::connect(&endpoint.connect_timeout(CONNECT_TIMEOUT)).await;
     let mut client = MemberClient::new(channel.map_err(unavailable)?);
     let request = TellSeenRequest {
         hello: Some(hello_to(&shared.me, to)),

@@ -8,9 +8,11 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 Tries every promise, and puts what was seen beside the figures that are asked.
 
-Usage: scorecard [--quick] [--json FILE]
+Usage: scorecard [--quick] [--only ROWS] [--json FILE]
 
   --quick       a tenth of it, in minutes
+  --only ROWS   these rows only, with commas between: torture, retries, failover, sim, whole, damage, fuzz, sabotage,
+                model-etcd; torture makes five of them
   --json FILE   also for programs
 
 It needs the tools beside it, as `cargo build --release --workspace --bins` puts them there.
@@ -20,12 +22,13 @@ Exit codes: 0 nothing was broken; 1 a promise was broken; 2 wrong arguments.
 
 fn main() -> io::Result<ExitCode> {
     let mut words = std::env::args().skip(1);
-    let (mut form, mut json) = (Form::Full, None);
+    let (mut form, mut json, mut only) = (Form::Full, None, None);
     let mut out = io::stdout();
     while let Some(word) = words.next() {
         match (word.as_str(), json.is_none()) {
             ("--quick", _) => form = Form::Quick,
             ("--json", true) => json = words.next(),
+            ("--only", _) => only = words.next(),
             ("--help" | "-h", _) => {
                 out.write_all(HELP.as_bytes())?;
                 return Ok(ExitCode::SUCCESS);
@@ -36,13 +39,25 @@ fn main() -> io::Result<ExitCode> {
             }
         }
     }
+    let wanted: Vec<&str> = match &only {
+        None => rows::NAMES.to_vec(),
+        Some(only) => only.split(',').collect(),
+    };
+    if let Some(unknown) = wanted.iter().find(|name| !rows::NAMES.contains(name)) {
+        writeln!(
+            io::stderr(),
+            "error: --only {unknown}: there are {}",
+            rows::NAMES.join(", ")
+        )?;
+        return Ok(ExitCode::from(2));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let card = Card {
         form,
         date: said("date", &["-u", "+%F"]),
         commit: said("git", &["describe", "--always", "--dirty", "--exclude=*"]),
         machine: machine(),
-        rows: runtime.block_on(rows::all(form)),
+        rows: runtime.block_on(rows::all(form, &wanted)),
     };
     if let Some(file) = json {
         fs::write(file, format!("{:#}\n", card.json()))?;

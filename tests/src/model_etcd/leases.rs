@@ -69,6 +69,11 @@ impl Leases {
         }
     }
 
+    /// All of them.
+    pub fn ids(&self) -> Vec<i64> {
+        self.leases.keys().copied().collect()
+    }
+
     /// Ends one. Its keys are the caller's.
     pub fn end(&mut self, id: i64) -> Result<(), Refusal> {
         self.leases.remove(&id).map(drop).ok_or(Refusal::NoLease)

@@ -19,15 +19,19 @@ use etcd_client::proto::{
     PbWatchResponse, PbWatchServer, PbWatchService,
 };
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 /// The release that it says it is: the first one without a mistake that the product warns of.
@@ -90,21 +94,74 @@ impl State {
     }
 }
 
-/// See the module.
+/// The model, and who is told of it. Cheap to clone; it outlives whoever serves it.
 #[derive(Debug, Clone)]
-struct Service(Arc<Mutex<State>>);
+pub struct Service(Arc<Mutex<State>>);
 
 impl Service {
+    /// A model of nothing. No lease is shorter than so many seconds. Time stands still until it is told to go by.
+    pub fn new(shortest_lease: i64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            model: Model::new(shortest_lease),
+            faults: None,
+            streams: BTreeMap::new(),
+            next_stream: 0,
+        })))
+    }
+
+    /// Serves connections that were accepted.
+    pub async fn serve<S>(self, accepted: impl Stream<Item = io::Result<S>>)
+    where
+        S: Connected + AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let server = Server::builder()
+            .add_service(PbKvServer::new(self.clone()))
+            .add_service(PbLeaseServer::new(self.clone()))
+            .add_service(PbWatchServer::new(self.clone()))
+            .add_service(PbMaintenanceServer::new(self));
+        server.serve_with_incoming(accepted).await.unwrap();
+    }
+
+    /// Lets leases end by a clock.
+    #[expect(clippy::infinite_loop, reason = "it is dropped with its server")]
+    pub async fn let_time_pass(self, now: impl Fn() -> Duration) {
+        loop {
+            pause().await;
+            self.with(|model| model.advance(now()));
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One change of the model, and what it tells.
-    fn with<T>(&self, change: impl FnOnce(&mut Model) -> T) -> T {
+    /// Asks the model itself, or changes it behind everybody's back; who watches is told.
+    pub fn with<T>(&self, change: impl FnOnce(&mut Model) -> T) -> T {
         let mut state = self.state();
         let result = change(&mut state.model);
         state.tell();
         result
+    }
+
+    /// Forgets all that was, and ends every stream of watches before anybody hears of it.
+    pub fn compact_unseen(&self) {
+        let mut state = self.state();
+        let compaction = PbCompactionRequest {
+            revision: state.model.revision(),
+            physical: true,
+        };
+        // It was done already, when nothing has changed since.
+        let _is_new = state.model.compact(&compaction).is_ok();
+        let streams: Vec<StreamId> = state.streams.keys().copied().collect();
+        for stream in streams {
+            state.close(stream);
+        }
+        state.tell();
+    }
+
+    /// From now on calls go wrong like this, or not at all.
+    pub fn fail(&self, faults: impl Into<Option<Faults>>) {
+        self.state().faults = faults.into();
     }
 
     /// A call, which may go wrong.
@@ -134,22 +191,11 @@ pub struct ModelEtcd {
 impl ModelEtcd {
     /// Starts one. No lease is shorter than so many seconds. Time stands still until it is told to go by.
     pub async fn start(shortest_lease: i64) -> Self {
-        let service = Service(Arc::new(Mutex::new(State {
-            model: Model::new(shortest_lease),
-            faults: None,
-            streams: BTreeMap::new(),
-            next_stream: 0,
-        })));
+        let service = Service::new(shortest_lease);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = Server::builder()
-            .add_service(PbKvServer::new(service.clone()))
-            .add_service(PbLeaseServer::new(service.clone()))
-            .add_service(PbWatchServer::new(service.clone()))
-            .add_service(PbMaintenanceServer::new(service.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener));
         let mut tasks = JoinSet::new();
-        tasks.spawn(async move { serving.await.unwrap() });
+        tasks.spawn(service.clone().serve(TcpListenerStream::new(listener)));
         Self {
             service,
             address,
@@ -160,14 +206,9 @@ impl ModelEtcd {
     /// The same, whose leases end by the clock.
     pub async fn start_with_clock(shortest_lease: i64) -> Self {
         let mut this = Self::start(shortest_lease).await;
-        let service = this.service.clone();
         let clock = Stopwatch::start();
-        this.tasks.spawn(async move {
-            loop {
-                pause().await;
-                service.with(|model| model.advance(clock.elapsed()));
-            }
-        });
+        this.tasks
+            .spawn(this.service.clone().let_time_pass(move || clock.elapsed()));
         this
     }
 
@@ -183,25 +224,12 @@ impl ModelEtcd {
 
     /// Forgets all that was, and ends every stream of watches before anybody hears of it.
     pub fn compact_unseen(&self) {
-        let mut state = self.service.state();
-        let compaction = PbCompactionRequest {
-            revision: state.model.revision(),
-            physical: true,
-        };
-        state
-            .model
-            .compact(&compaction)
-            .expect("the last revision was not compacted");
-        let streams: Vec<StreamId> = state.streams.keys().copied().collect();
-        for stream in streams {
-            state.close(stream);
-        }
-        state.tell();
+        self.service.compact_unseen();
     }
 
     /// From now on calls go wrong like this, or not at all.
     pub fn fail(&self, faults: impl Into<Option<Faults>>) {
-        self.service.state().faults = faults.into();
+        self.service.fail(faults);
     }
 }
 

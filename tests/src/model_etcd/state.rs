@@ -147,6 +147,11 @@ impl Model {
         self.leases.forsake(id);
     }
 
+    /// The leases that there are.
+    pub fn leases(&self) -> Vec<i64> {
+        self.leases.ids()
+    }
+
     /// How long a lease has left, and its keys.
     pub fn time_to_live(&self, request: &PbLeaseTimeToLiveRequest) -> PbLeaseTimeToLiveResponse {
         let left = self.leases.left(self.now, request.id);

@@ -131,6 +131,51 @@ pub fn swept(printed: &str, name: &str) -> Result<u64, String> {
     whole.ok_or_else(|| format!("sim says nothing of {name}"))
 }
 
+/// What `whole sweep -o json` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Swept {
+    /// Runs that came to an end.
+    pub runs: u64,
+    /// Simulated time, in whole hours.
+    pub hours: u64,
+    /// Events that were acknowledged.
+    pub acknowledged: u64,
+    /// Reads that were answered.
+    pub reads: u64,
+    /// Events that subscribers got.
+    pub delivered: u64,
+    /// Faults that came.
+    pub faults: u64,
+    /// Everything that was broken, in words.
+    pub violations: Vec<String>,
+}
+
+impl Swept {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is not what the tool prints.
+    pub fn read(printed: &str) -> Result<Self, String> {
+        let report: Value = serde_json::from_str(printed.trim()).map_err(|error| error.to_string())?;
+        let number = |name: &str| {
+            let number = report[name].as_u64();
+            number.ok_or_else(|| format!("whole says nothing of {name}"))
+        };
+        let violations = report["violations"].as_array();
+        let violations = violations.ok_or("whole says nothing of violations")?.iter();
+        let told = |found: &Value| format!("whole run --seed {}: {}", found["seed"], found["what"]);
+        Ok(Self {
+            runs: number("runs")?,
+            hours: number("simulated_s")? / 3_600,
+            acknowledged: number("acknowledged")?,
+            reads: number("reads")?,
+            delivered: number("delivered")?,
+            faults: number("faults")?,
+            violations: violations.map(told).collect(),
+        })
+    }
+}
+
 /// What `model-etcd -o json` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Modelled {

@@ -349,6 +349,12 @@ impl Writer {
                 control.acknowledged(results.len());
                 Told::Acknowledged { at, placed }
             }
+            // It says nothing of an earlier attempt that is still on its way.
+            Err(refusal)
+                if open.is_retry && !refusal.is_unavailable() && !settles(operation.expect, &refusal) =>
+            {
+                Told::Unknown
+            }
             Err(refusal) if refusal.reason == Some(Reason::VersionConflict) => {
                 let current = Version(refusal.number("current_version"));
                 self.versions.insert(operation.key.clone(), current);
@@ -387,6 +393,15 @@ impl Writer {
         });
         true
     }
+}
+
+/// Whether a refusal of a retry proves that no earlier attempt was stored, nor will be when it arrives later.
+fn settles(demanded: Expectation, refusal: &Refusal) -> bool {
+    let is_past = |version| Version(refusal.number("current_version")) > version;
+    if refusal.reason == Some(Reason::VersionConflict) {
+        return matches!(demanded, Expectation::Exact(version) if is_past(version));
+    }
+    refusal.reason == Some(Reason::EventIdReused)
 }
 
 /// Refusals that a load like this one may meet on a healthy node.

@@ -373,7 +373,8 @@ impl Sender {
                 self.bytes = self.bytes.saturating_sub(piece.bytes);
                 self.summary.stored(&receipt, piece.bytes);
             }
-            Err(error) if error.reason() == Some(Reason::VersionConflict) => lane.conflicted(piece),
+            // Also after an attempt whose outcome is not known: its ids keep the piece from being stored twice.
+            Err(error) if error.current_version().is_some() => lane.conflicted(piece),
             // Stored before, together with others. Only ids derived from data can be met again.
             Err(error) if error.reason() == Some(Reason::EventIdReused) => {
                 lane.stored(None);

@@ -8,16 +8,19 @@ use crate::limits::ETCD_CONNECT_TIMEOUT;
 use etcd_client::{BalancedChannelBuilder, Channel as ClientChannel};
 use http::{Request, Uri};
 use hyper_util::rt::TokioIo;
+use rdb_proto::network;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::net::TcpStream;
 use tokio::sync::{Mutex, OnceCell, mpsc};
 use tonic::body::Body;
 use tonic::transport::channel::Change;
 use tonic::transport::{Channel, Endpoint};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service as _, ServiceExt as _};
+
+/// Where etcd listens when nothing else is said.
+const ETCD_PORT: u16 = 2379;
 
 /// Makes the channel of a client, to the first endpoint that takes a connection: from the one at this position on, or
 /// as many past the last one.
@@ -94,11 +97,7 @@ async fn connect_once(endpoint: &Endpoint) -> Result<Channel, tonic::transport::
             if !is_first {
                 return Err(io::Error::other("the connection of this session is over"));
             }
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-            let port = uri.port_u16().unwrap_or(2379);
-            let stream = TcpStream::connect((host, port)).await?;
-            stream.set_nodelay(true)?;
-            Ok(TokioIo::new(stream))
+            network::dial(&uri, ETCD_PORT).await.map(TokioIo::new)
         }
     });
     endpoint.connect_with_connector(connector).await

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::limits::ETCD_CONNECT_TIMEOUT;
 use etcd_client::{BalancedChannelBuilder, Channel as ClientChannel};
 use http::{Request, Response, Uri};
+use rdb_proto::network;
 use std::error::Error as StdError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -114,7 +115,7 @@ impl Endpoints {
                 break;
             };
             let name: Arc<str> = endpoint.uri().to_string().trim_end_matches('/').into();
-            match clock::within(ETCD_CONNECT_TIMEOUT, endpoint.connect()).await {
+            match clock::within(ETCD_CONNECT_TIMEOUT, network::connect(endpoint)).await {
                 Some(Ok(channel)) => {
                     let used = Used {
                         name,

@@ -16,6 +16,7 @@ pub(super) use memory::Memory;
 pub use memory::MemoryError;
 
 use super::members::Members;
+use crate::blocking;
 use crate::clock::{self, BackOff};
 use crate::coordination::etcd::{EtcdCoordinator, Session};
 use crate::coordination::{CoordinationError, Coordinator as _, Progress, Restart};
@@ -122,7 +123,7 @@ impl GuardDriver {
         self.learn();
         let members = Arc::clone(&self.members);
         let memory = self.memory();
-        let writing = tokio::task::spawn_blocking(move || memory.write(&members.rooms.data_dir));
+        let writing = blocking::run(move || memory.write(&members.rooms.data_dir));
         // A join error means a panic there, which has ended the process.
         if let Ok(Err(error)) = writing.await {
             tracing::warn!(%error, "what this node has seen of etcd is not on disk");
@@ -351,7 +352,7 @@ impl GuardDriver {
         self.written_at = clock::monotonic();
         let (memory, members) = (self.memory(), Arc::clone(&self.members));
         self.work.push(Box::pin(async move {
-            let written = tokio::task::spawn_blocking(move || {
+            let written = blocking::run(move || {
                 let result = memory.write(&members.rooms.data_dir);
                 Done::Written(memory, result)
             });

@@ -1,6 +1,7 @@
 //! What a seat waits for from outside: numbers, elections, entries from its disk. Each answer becomes an input.
 
 use super::SeatDriver;
+use crate::blocking;
 use crate::clock;
 use crate::coordination::{Allocation, CoordinationError, Granted, Report};
 use crate::fatal::{self, Report as FatalReport};
@@ -75,7 +76,7 @@ impl SeatDriver {
         self.ask(async move {
             loop {
                 let log = log.clone();
-                let reading = tokio::task::spawn_blocking(move || log.entries((first, last), bytes_max));
+                let reading = blocking::run(move || log.entries((first, last), bytes_max));
                 // A join error means a panic there, which has ended the process.
                 let entries = reading.await.unwrap_or_else(|_panic| Ok(vec![]));
                 match entries {

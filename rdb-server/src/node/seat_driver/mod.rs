@@ -19,6 +19,7 @@ use super::error::NodeError;
 use super::indexer::{Committed, Indexer};
 use super::status::{SeatState, SeatView};
 use super::telemetry::Telemetry;
+use crate::blocking;
 use crate::cdc::Marks;
 use crate::clock;
 use crate::coordination::Coordinator;
@@ -248,7 +249,7 @@ impl SeatDriver {
         }
         let Parts { log, indexer, .. } = self.parts;
         // Both wait for threads. A join error means a panic there, which has ended the process.
-        drop(tokio::task::spawn_blocking(move || (indexer.finish(), log.close())).await);
+        drop(blocking::run(move || (indexer.finish(), log.close())).await);
     }
 
     /// Whether everything that was taken is answered.

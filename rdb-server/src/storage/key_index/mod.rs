@@ -18,10 +18,12 @@
 //! | `cursors.rs` | what a change does to a named subscription |
 //! | `store.rs` | when sled is written and when it is believed; the only file that names sled |
 //! | `memory.rs` | the same index without a disk, for tests and simulation |
+//! | `indexes.rs` | whether a node's indexes are on its disk |
 //! | `reread.rs` | nothing: how fuzzing gets at what reads the tree |
 
 mod apply;
 mod cursors;
+mod indexes;
 mod memory;
 mod overlay;
 mod reread;
@@ -31,6 +33,7 @@ mod store;
 mod tests;
 mod window;
 
+pub use indexes::Indexes;
 pub use memory::MemoryIndex;
 #[doc(hidden)]
 pub use reread::reread_index_value;

@@ -26,19 +26,17 @@ use crate::fatal::{self, Report};
 use crate::limits::{
     DISK_KEEP_FREE_BYTES, LOG_AHEAD_BYTES, LOG_CLAIM_BYTES, LOG_REQUESTS_MAX, SEGMENT_BYTES,
 };
+use crate::workers::Worker;
 use open::Recovered;
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{Epoch, LogIndex, SeatId, Seq, Timestamp};
 use reader::Segments;
-use room::{Claimed, Disk, Extent, RealDisk, Room};
+use room::{Claimed, Claimer, Disk, Extent, RealDisk, Room};
 use segment::{Identity, SEGMENT_HEAD};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use thiserror::Error;
 use uuid::Uuid;
@@ -147,11 +145,12 @@ pub enum NoRoom {
 
 /// A seat's log and promise. Owned by the seat's driver; readers are handed out by [`SeatLog::reader`].
 pub struct SeatLog {
-    requests: SyncSender<Request>,
+    writer: Worker<Request>,
+    /// Ends after the writer, which may wait for it.
+    _claimer: Claimer,
     room: Arc<Room>,
     segments: Arc<Segments>,
     commit: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl fmt::Debug for SeatLog {
@@ -213,18 +212,13 @@ impl SeatLog {
             on_event,
         };
         let writer = Writer::new(recovered, current, identity, segment_bytes, shared);
-        let (requests, receiver) = sync_channel(LOG_REQUESTS_MAX);
-        let claimer = Arc::clone(&room);
-        let threads = vec![
-            start("log-writer", directory, move || writer.run(&receiver))?,
-            start("log-claimer", directory, move || claimer.run_claimer())?,
-        ];
+        let writer = Worker::start("log-writer".to_owned(), LOG_REQUESTS_MAX, writer);
         let log = Self {
-            requests,
+            writer: writer.map_err(StorageError::io("start a thread for", directory))?,
+            _claimer: Claimer::start(&room).map_err(StorageError::io("start a thread for", directory))?,
             room,
             segments,
             commit,
-            threads,
         };
         Ok((log, opened))
     }
@@ -257,7 +251,7 @@ impl SeatLog {
     }
 
     fn request(&self, request: Request) {
-        if self.requests.send(request).is_err() {
+        if !self.writer.hand_over(request) {
             fatal::invariant(&Report {
                 what: &"the thread that writes a log has ended",
                 place: &"storage/log/writer.rs",
@@ -304,25 +298,12 @@ impl SeatLog {
         }
     }
 
-    /// Writes what waits, notes the durable mark and ends the log's threads. Dropping the log does the same.
+    /// Writes what waits, notes the durable mark and ends the log's threads. Dropping the log does the same, but in a
+    /// simulation ([`Worker`]).
     ///
     /// **Blocking**: until all of it is done.
     pub fn close(self) {
-        drop(self);
-    }
-}
-
-impl Drop for SeatLog {
-    fn drop(&mut self) {
-        // The writer may be gone already when the process ends for another reason.
-        let is_closing = self.requests.send(Request::Close).is_ok();
-        if !is_closing {
-            self.room.close();
-        }
-        for thread in self.threads.drain(..) {
-            // A panic was reported where it happened.
-            drop(thread.join());
-        }
+        self.writer.finish();
     }
 }
 
@@ -370,29 +351,4 @@ fn extent_of(
         spare: spare.map(|spare| claimed(spare, SEGMENT_HEAD)).transpose()?,
     };
     Ok((Arc::clone(current), extent))
-}
-
-/// Starts a thread of the log. A panic in it is a broken invariant, and nothing goes on without it.
-fn start(
-    name: &str,
-    directory: &Path,
-    run: impl FnOnce() + Send + 'static,
-) -> Result<JoinHandle<()>, StorageError> {
-    let thread = thread::Builder::new().name(name.to_owned());
-    let place = directory.to_owned();
-    let guarded = move || {
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            fatal::invariant(&Report {
-                what: &text.unwrap_or("a thread of the log panicked"),
-                place: &place.display(),
-                safe: "every acknowledged event is on disk",
-                next: "start the server again, and report this with its trace",
-            });
-        }
-    };
-    thread
-        .spawn(guarded)
-        .map_err(StorageError::io("start a thread for", directory))
 }

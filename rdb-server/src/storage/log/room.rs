@@ -25,11 +25,14 @@ use super::{LogEvent, LogSettings, NoRoom, OnLogEvent};
 use crate::fatal::{self, Report};
 use crate::limits::{LOG_CLAIM_BYTES, LOG_RESERVE_BYTES};
 use crate::storage::files::{free_bytes, lock};
+use crate::workers;
+use rdb_proto::simulation;
 use rdb_proto::types::LogIndex;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 /// The disk, where it can be full, slow or broken. Tests put such a one in its place.
 pub(super) trait Disk: Send + Sync + fmt::Debug {
@@ -140,6 +143,8 @@ pub(super) struct Room {
     on_event: Arc<OnLogEvent>,
     state: Mutex<State>,
     changed: Condvar,
+    /// In a simulation, which has no thread for a claimer, whoever would call it claims.
+    claims_itself: bool,
 }
 
 impl fmt::Debug for Room {
@@ -203,6 +208,7 @@ impl Room {
             on_event,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            claims_itself: simulation::world().is_some(),
         }
     }
 
@@ -234,7 +240,7 @@ impl Room {
             // On a full disk, look whether it still is before the last of the room is gone.
             if state.failure.is_some() && free < LOG_CLAIM_BYTES {
                 state.attempt = true;
-                self.changed.notify_all();
+                self.call_claimer(state);
             }
             let room = Arc::clone(self);
             return Ok(Admission { room, charge });
@@ -252,7 +258,7 @@ impl Room {
         state.wanted = state.wanted.max(needed);
         state.is_awaited = true;
         state.attempt = true;
-        self.changed.notify_all();
+        self.call_claimer(state);
         Err(NoRoom::Soon)
     }
 
@@ -280,12 +286,29 @@ impl Room {
         change(&mut state);
         let tell = std::mem::take(&mut state.is_awaited);
         if state.failure.is_none() && self.next_claim(&state).is_some() {
-            self.changed.notify_all();
+            self.call_claimer(state);
+        } else {
+            drop(state);
         }
-        drop(state);
         if tell {
             (self.on_event)(LogEvent::RoomChanged);
         }
+    }
+
+    /// Has the claimer look at what it should claim.
+    fn call_claimer(&self, state: MutexGuard<'_, State>) {
+        self.changed.notify_all();
+        if self.claims_itself {
+            drop(self.claim_all(state));
+        }
+    }
+
+    /// Waits until something changed, or changes it.
+    fn await_change<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if self.claims_itself {
+            return self.claim_all(state);
+        }
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the current segment is claimed up to `to`. For the writer, which normally finds it so.
@@ -300,8 +323,9 @@ impl Room {
             state.extent.current = spare;
             state.extent.position = 0;
         }
-        self.changed.notify_all();
-        Arc::clone(&state.extent.current.file)
+        let file = Arc::clone(&state.extent.current.file);
+        self.call_claimer(state);
+        file
     }
 
     fn wait(&self, is_done: impl Fn(&Extent) -> bool) -> MutexGuard<'_, State> {
@@ -318,7 +342,7 @@ impl Room {
             }
             state.wanted = state.wanted.max(state.extent.ahead().saturating_add(1));
             self.changed.notify_all();
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.await_change(state);
         }
         state.is_urgent = false;
         state
@@ -339,7 +363,7 @@ impl Room {
         let mut state = lock(&self.state);
         state.is_paused = true;
         while state.is_busy {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.await_change(state);
         }
         let spare = state.extent.spare.take();
         drop(state);
@@ -347,11 +371,11 @@ impl Room {
         let mut state = lock(&self.state);
         state.extent = extent;
         state.is_paused = false;
-        self.changed.notify_all();
+        self.call_claimer(state);
     }
 
     /// Lets the claimer end.
-    pub(super) fn close(&self) {
+    fn close(&self) {
         lock(&self.state).is_closing = true;
         self.changed.notify_all();
     }
@@ -384,17 +408,24 @@ impl Room {
     }
 
     /// The claimer's thread.
-    pub(super) fn run_claimer(&self) {
+    fn run_claimer(&self) {
         let mut state = lock(&self.state);
+        loop {
+            state = self.claim_all(state);
+            if state.is_closing {
+                return;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Claims one piece after the other, until there is enough, or no more can be had.
+    fn claim_all<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         while !state.is_closing {
             let may_try = !state.is_paused && (state.failure.is_none() || state.attempt);
             let claim = self.next_claim(&state).filter(|_| may_try);
-            let Some(claim) = claim else {
-                state.attempt = false;
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
             state.attempt = false;
+            let Some(claim) = claim else { break };
             state.is_busy = true;
             let is_urgent = state.is_urgent;
             drop(state);
@@ -410,6 +441,7 @@ impl Room {
                 state = lock(&self.state);
             }
         }
+        state
     }
 
     fn take_in(state: &mut State, outcome: Result<Claimed, u64>) {
@@ -487,6 +519,33 @@ impl Room {
             safe: "every acknowledged event is on disk",
             next: "check the disk, then start the server again",
         })
+    }
+}
+
+/// The thread that claims, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Claimer {
+    room: Arc<Room>,
+    /// None in a simulation.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Claimer {
+    pub(super) fn start(room: &Arc<Room>) -> io::Result<Self> {
+        let claiming = (!room.claims_itself).then(|| Arc::clone(room));
+        let start = |room: Arc<Room>| workers::start("log-claimer".to_owned(), move || room.run_claimer());
+        Ok(Self {
+            room: Arc::clone(room),
+            thread: claiming.map(start).transpose()?,
+        })
+    }
+}
+
+impl Drop for Claimer {
+    fn drop(&mut self) {
+        self.room.close();
+        // A panic was reported where it happened.
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 

@@ -13,6 +13,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use tempfile::TempDir;
 
 const SEAT: SeatId = SeatId {
@@ -283,7 +284,7 @@ mod syncing {
         assert!(begun.is_ok(), "no sync has begun");
         end.send(Err(io::Error::from_raw_os_error(5))).unwrap();
         // In tests, the end of the process is the end of the writer's thread.
-        while !world.log.threads.iter().any(JoinHandle::is_finished) {
+        while !world.log.writer.has_ended() {
             thread::yield_now();
         }
         assert_eq!(world.events.try_iter().count(), 0);
@@ -416,7 +417,7 @@ mod truncation {
         world.log.note_commit(LogIndex(7));
         world.start(Some(7), vec![]);
         // In tests, the end of the process is the end of the writer's thread.
-        while !world.log.threads.iter().any(JoinHandle::is_finished) {
+        while !world.log.writer.has_ended() {
             thread::yield_now();
         }
         let is_done = |event| event == LogEvent::Persisted(Ticket(2));

@@ -22,13 +22,13 @@ use crate::sabotage::{self, Sabotage};
 use crate::storage::StorageError;
 use crate::storage::files::as_u64;
 use crate::storage::seat_file::{Care, SeatFile, SeatState};
+use crate::workers::Work;
 use rdb_proto::entry::Entry;
 use rdb_proto::types::{Epoch, LogIndex};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// What the writer is asked for.
@@ -47,14 +47,13 @@ pub(super) enum Request {
     },
     /// What was lost is there again.
     ForgetLoss,
-    Close,
 }
 
 impl Request {
     fn bytes(&self) -> usize {
         match self {
             Self::Persist { entries, .. } => entries.iter().map(|entry| entry.body_bytes()).sum(),
-            Self::Promise { .. } | Self::ForgetLoss | Self::Close => 0,
+            Self::Promise { .. } | Self::ForgetLoss => 0,
         }
     }
 }
@@ -119,47 +118,8 @@ impl Writer {
         }
     }
 
-    /// Serves requests until it is told to close or its handle is gone.
-    pub(super) fn run(mut self, requests: &Receiver<Request>) {
-        while let Some(first) = self.receive(requests) {
-            let mut bytes = first.bytes();
-            let mut persisted = None;
-            let mut is_closing = self.perform(first, &mut persisted);
-            while !is_closing && bytes < LOG_GATHER_BYTES_MAX {
-                let Ok(request) = requests.try_recv() else { break };
-                bytes = bytes.saturating_add(request.bytes());
-                is_closing = self.perform(request, &mut persisted);
-            }
-            self.complete(&mut persisted);
-            if is_closing {
-                break;
-            }
-            let since_noted = clock::monotonic().duration_since(self.noted_at);
-            if since_noted >= Duration::from_millis(LOG_NOTE_MS) && self.has_marks_to_note() {
-                self.note_marks();
-            }
-        }
-        if self.has_marks_to_note() {
-            self.note_marks();
-        }
-        self.shared.room.close();
-    }
-
-    /// The next request. When none comes for a moment, the marks are noted: off the path of acknowledgements, and
-    /// a log that rests is whole beyond doubt.
-    fn receive(&mut self, requests: &Receiver<Request>) -> Option<Request> {
-        if self.has_marks_to_note() {
-            match requests.recv_timeout(Duration::from_millis(LOG_IDLE_MS)) {
-                Ok(request) => return Some(request),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => self.note_marks(),
-            }
-        }
-        requests.recv().ok()
-    }
-
-    /// Performs one request, leaving its last entries in the batch. Returns whether it was the last request.
-    fn perform(&mut self, request: Request, persisted: &mut Option<Ticket>) -> bool {
+    /// Performs one request, leaving its last entries in the batch.
+    fn perform_one(&mut self, request: Request, persisted: &mut Option<Ticket>) {
         match request {
             Request::Persist {
                 ticket,
@@ -177,7 +137,6 @@ impl Writer {
                 }
                 self.batch.charge = self.batch.charge.saturating_add(charge);
                 *persisted = Some(ticket);
-                false
             }
             Request::Promise { epoch, config } => {
                 self.complete(persisted);
@@ -188,7 +147,6 @@ impl Writer {
                 };
                 self.write_seat(promised, Care::Both);
                 (self.shared.on_event)(LogEvent::PromisePersisted(epoch));
-                false
             }
             Request::ForgetLoss => {
                 self.complete(persisted);
@@ -198,9 +156,7 @@ impl Writer {
                 };
                 // Lost with its slot, it is found out again when the next entry comes.
                 self.write_seat(state, Care::One);
-                false
             }
-            Request::Close => true,
         }
     }
 
@@ -407,6 +363,40 @@ impl Writer {
     fn write_seat(&mut self, state: SeatState, care: Care) {
         if let Err(error) = self.seat_file.write(state, care) {
             end("writing to", self.seat_file.path(), 0, &error);
+        }
+    }
+}
+
+impl Work<Request> for Writer {
+    fn perform(&mut self, first: Request, more: &mut dyn FnMut() -> Option<Request>) {
+        let mut bytes = first.bytes();
+        let mut persisted = None;
+        self.perform_one(first, &mut persisted);
+        while bytes < LOG_GATHER_BYTES_MAX {
+            let Some(request) = more() else { break };
+            bytes = bytes.saturating_add(request.bytes());
+            self.perform_one(request, &mut persisted);
+        }
+        self.complete(&mut persisted);
+        let since_noted = clock::monotonic().duration_since(self.noted_at);
+        if since_noted >= Duration::from_millis(LOG_NOTE_MS) && self.has_marks_to_note() {
+            self.note_marks();
+        }
+    }
+
+    fn rests_after(&self) -> Option<Duration> {
+        self.has_marks_to_note()
+            .then(|| Duration::from_millis(LOG_IDLE_MS))
+    }
+
+    /// The marks are noted off the path of acknowledgements, and a log that rests is whole beyond doubt.
+    fn rest(&mut self) {
+        self.note_marks();
+    }
+
+    fn end(&mut self) {
+        if self.has_marks_to_note() {
+            self.note_marks();
         }
     }
 }

@@ -1,0 +1,71 @@
+//! What makes a run the same each time: it begins in a process whose entropy and clock follow from the seed, without the
+//! environment of whoever starts it.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// In the environment of a process whose entropy was taken away.
+const SEED: &str = "RDB_WHOLE_SEED";
+/// Files there are in memory, where the system has such a place.
+const MEMORY: &str = "/dev/shm";
+
+/// Where runs are: the library that they begin with, and their files. Removed when it is dropped, also the files of a
+/// run that was ended.
+#[derive(Debug)]
+pub struct Place {
+    directory: TempDir,
+    library: PathBuf,
+}
+
+impl Place {
+    /// Compiles the library that stands in for the system's entropy and clock.
+    ///
+    /// # Errors
+    /// When there is no C compiler, or it does not compile.
+    pub fn new() -> io::Result<Self> {
+        let builder = || tempfile::Builder::new().prefix("rdb-whole-").to_owned();
+        let in_memory = builder().tempdir_in(MEMORY);
+        let directory = in_memory.or_else(|_none| builder().tempdir())?;
+        let library = directory.path().join("entropy.so");
+        compile(&library)?;
+        Ok(Self { directory, library })
+    }
+
+    /// This program in a process that is the same each time.
+    ///
+    /// # Errors
+    /// When the program's own path cannot be told.
+    pub fn command(&self, seed: u64) -> io::Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .env_clear()
+            .env("LD_PRELOAD", &self.library)
+            .env("TMPDIR", self.directory.path())
+            .env(SEED, seed.to_string());
+        Ok(command)
+    }
+}
+
+fn compile(library: &Path) -> io::Result<()> {
+    let mut compiling = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-x", "c", "-", "-o"])
+        .arg(library)
+        .stdin(Stdio::piped())
+        .spawn()?;
+    if let Some(mut source) = compiling.stdin.take() {
+        source.write_all(include_bytes!("entropy.c"))?;
+    }
+    let compiled = compiling.wait()?;
+    if compiled.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("cc: {compiled}")))
+    }
+}
+
+/// Whether this process is one that is the same each time.
+pub fn is_same_each_time() -> bool {
+    std::env::var_os(SEED).is_some()
+}
