@@ -58,15 +58,8 @@ fn curve(body: &mut String, y: &mut f64, title: &str, points: &[(u64, f64)]) {
     if highest <= 0.0 {
         return;
     }
-    *y += 1.7 * ROW;
-    text(
-        body,
-        10.0,
-        *y,
-        "font-weight=\"bold\"",
-        &format!("appends/s; {title}"),
-    );
-    let (top, bottom) = (*y + 1.5 * ROW, *y + 1.5 * ROW + CURVE);
+    heading(body, y, &format!("appends/s; {title}"));
+    let bottom = *y + 1.5 * ROW + CURVE;
     let step = (WIDTH - LEFT - RIGHT) / (points.len().max(2) - 1) as f64;
     let mut line = String::new();
     for (number, (at, value)) in points.iter().enumerate() {
@@ -92,7 +85,7 @@ fn curve(body: &mut String, y: &mut f64, title: &str, points: &[(u64, f64)]) {
         line.trim_end(),
         WIDTH - RIGHT
     );
-    *y = top + CURVE + ROW;
+    *y = bottom + ROW;
 }
 
 fn group(body: &mut String, y: &mut f64, title: &str, work: Work, entries: &[&Compared]) {
@@ -108,19 +101,12 @@ fn group(body: &mut String, y: &mut f64, title: &str, work: Work, entries: &[&Co
     else {
         return;
     };
-    *y += 1.7 * ROW;
     let unit = match work {
         Work::Restart => "ms, shorter is better",
         _ if work.is_latency() => "p50 ms, shorter is better",
         _ => "events/s",
     };
-    text(
-        body,
-        10.0,
-        *y,
-        "font-weight=\"bold\"",
-        &format!("{title}; {unit}"),
-    );
+    heading(body, y, &format!("{title}; {unit}"));
     for (entry, value) in bars {
         *y += ROW;
         let width = (WIDTH - LEFT - RIGHT) * value / longest;
@@ -132,6 +118,11 @@ fn group(body: &mut String, y: &mut f64, title: &str, work: Work, entries: &[&Co
         );
         text(body, LEFT + width + 6.0, *y, "", &shown(work, value));
     }
+}
+
+fn heading(body: &mut String, y: &mut f64, title: &str) {
+    *y += 1.7 * ROW;
+    text(body, 10.0, *y, "font-weight=\"bold\"", title);
 }
 
 /// No text here has a character that XML would take for its own.

@@ -1,10 +1,11 @@
 //! What every database is asked to do, and what each of them is.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
+use futures::{FutureExt, TryStreamExt};
 
 /// The key at `position` of those that the load writes and the reads read.
 pub fn key(position: usize) -> String {
@@ -13,6 +14,9 @@ pub fn key(position: usize) -> String {
 
 /// How many keys there are.
 pub const KEYS: usize = 1_024;
+
+/// Most appends that one connection has under way when it does not wait for each.
+pub const UNDER_WAY_MAX: usize = 1_000;
 
 /// A running database.
 #[async_trait]
@@ -34,6 +38,20 @@ pub trait Connection: Send {
     /// The same, where subscribers would not hear of it otherwise.
     async fn append_told(&mut self, key: &str, payload: Bytes) -> Result<()> {
         self.append(key, payload).await
+    }
+
+    /// Appends one event to a key that nobody else appends to, and only if the last event there is the one that `expected`
+    /// stands for: what this gave for it, or 0 when there is none. What a number means is the database's own affair. Those
+    /// that cannot do this say so in their entry.
+    async fn append_expecting(&mut self, _key: &str, _payload: Bytes, _expected: u64) -> Result<u64> {
+        bail!("it cannot say what it expects")
+    }
+
+    /// Appends one event without waiting for those before it, of which at most [`UNDER_WAY_MAX`] are under way. It is sent
+    /// when the future is first polled, at the latest, and acknowledged when that ends. Those that cannot do this say so in
+    /// their entry.
+    fn append_behind(&mut self, _key: String, _payload: Bytes) -> BoxFuture<'static, Result<()>> {
+        async { bail!("it has no stream of appends") }.boxed()
     }
 
     /// Appends many events in one request, all or none of them where the database can promise that.

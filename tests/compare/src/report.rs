@@ -157,7 +157,7 @@ pub struct Report {
     pub machine: Machine,
     /// How long and how much.
     pub plan: Plan,
-    /// Bytes of each event's payload.
+    /// Bytes of an event's payload, where the work says nothing else.
     pub payload: usize,
     /// What.
     pub compared: Vec<Compared>,
@@ -210,8 +210,9 @@ impl Report {
         line(
             text,
             &format!(
-                "Events of {PAYLOAD} bytes that do not compress. Rounds over all databases in turn, each on new data: {rounds}; \
-                 {seconds} s a measurement; up to {} events loaded. Load generator and servers share the machine: {}.",
+                "Events that do not compress, of {PAYLOAD} bytes where a table says nothing else. Rounds over all databases in \
+                 turn, each on new data: {rounds}; {seconds} s a measurement; up to {} events loaded. Load generator and servers \
+                 share the machine: {}.",
                 count(events as f64),
                 self.machine
             ),

@@ -1,14 +1,17 @@
 //! The work: the same for every database.
 
 use crate::meter::{Cell, Latencies, Meter, latencies, record};
-use crate::peer::{Connection, KEYS, Peer, key};
+use crate::peer::{Connection, KEYS, Peer, UNDER_WAY_MAX, key};
+use crate::report::count;
 use crate::servers::Servers;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::Args;
-use futures::StreamExt;
 use futures::future::try_join_all;
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryFutureExt};
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,12 +20,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Bytes of an event's payload.
+/// Bytes of an event's payload, where the work says nothing else.
 pub const PAYLOAD: usize = 256;
+/// Bytes of a large event's payload.
+const PAYLOAD_LARGE: usize = 1_024;
 /// Events of a batch.
 const BATCH: usize = 100;
 /// Clients that append batches, and that append for a subscriber.
 const BATCH_CLIENTS: usize = 16;
+/// Clients that append under a condition.
+const EXPECTING_CLIENTS: usize = 16;
+/// Keys that each of them has for itself.
+const EXPECTING_KEYS: usize = KEYS / EXPECTING_CLIENTS;
 /// Tasks that write each of many keys, with one client.
 const KEY_WRITERS: usize = 256;
 /// Clients that read the latest events of keys.
@@ -54,11 +63,18 @@ pub enum Work {
     Subscriber(u32),
     /// From the start of servers that were killed to the first acknowledged append.
     Restart,
+    /// One event of 1,024 bytes a request, from so many clients.
+    AppendLarge(usize),
+    /// One event a request that says what it expects to be the last one of its key, from 16 clients with keys of their own.
+    AppendExpecting,
+    /// One event a request, from one client that does not wait for each before it sends the next.
+    Pipelined,
 }
 
 impl Work {
-    /// In the order in which it is done: what is loaded is read while nothing else was written.
-    pub const ONE_NODE: [Self; 11] = [
+    /// In the order in which it is done: what is loaded is read while nothing else was written, and a restart comes before
+    /// those that leave the fast with many more events than the slow.
+    pub const ONE_NODE: [Self; 15] = [
         Self::Batches,
         Self::CatchUp,
         Self::Latest,
@@ -70,6 +86,10 @@ impl Work {
         Self::Subscriber(200),
         Self::Subscriber(1_000),
         Self::Restart,
+        Self::AppendLarge(1),
+        Self::AppendLarge(64),
+        Self::AppendExpecting,
+        Self::Pipelined,
     ];
     /// With several nodes.
     pub const THREE_NODES: [Self; 4] = [Self::Batches, Self::Append(1), Self::Append(64), Self::Shared(64)];
@@ -86,15 +106,39 @@ impl fmt::Display for Work {
             Self::Batches => write!(f, "append, batches of {BATCH}, {BATCH_CLIENTS} clients"),
             Self::CatchUp => write!(f, "catch-up read of all events, 1 reader"),
             Self::Latest => write!(f, "latest event of a key, {READ_CLIENTS} clients"),
-            Self::Append(1) => write!(f, "append, one event a request, 1 client"),
-            Self::Append(clients) => write!(f, "append, one event a request, {clients} clients"),
+            Self::Append(clients) => write!(f, "append, one event a request, {}", Clients(*clients)),
             Self::Shared(tasks) => write!(
                 f,
                 "append, one event a request, {tasks} tasks that share a client"
             ),
             Self::Subscriber(rate) => write!(f, "append to subscriber, {rate} events/s"),
             Self::Restart => write!(f, "restart with all events, to the first acknowledged append"),
+            Self::AppendLarge(clients) => write!(
+                f,
+                "append, one event of {} bytes a request, {}",
+                count(PAYLOAD_LARGE as f64),
+                Clients(*clients)
+            ),
+            Self::AppendExpecting => write!(
+                f,
+                "conditional append, one event a request, {EXPECTING_CLIENTS} clients with keys of their own"
+            ),
+            Self::Pipelined => write!(
+                f,
+                "append, one event a request, 1 client with up to {} under way",
+                count(UNDER_WAY_MAX as f64)
+            ),
         }
+    }
+}
+
+/// So many clients, as people read it.
+struct Clients(usize);
+
+impl fmt::Display for Clients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(count) = self;
+        write!(f, "{count} client{}", if *count == 1 { "" } else { "s" })
     }
 }
 
@@ -116,7 +160,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Some twelve minutes for all.
+    /// Some twelve minutes for all; some nine where NATS cannot flush before it acknowledges, and half of it is left out.
     pub const QUICK: Self = Self {
         seconds: 0.8,
         rounds: 3,
@@ -144,10 +188,14 @@ pub struct Session<'a> {
 /// What a client does again and again.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Append,
+    Append { bytes: usize },
+    AppendExpecting,
     Batch,
     Latest { keys: usize },
 }
+
+/// One event of the usual size.
+const APPEND: Step = Step::Append { bytes: PAYLOAD };
 
 /// When a client does it.
 #[derive(Debug, Clone, Copy)]
@@ -182,13 +230,19 @@ impl<'a> Session<'a> {
                 ensure!(keys > 0, "no key was written");
                 self.measured(READ_CLIENTS, Step::Latest { keys }).await
             }
-            Work::Append(clients) => self.measured(clients, Step::Append).await,
+            Work::Append(clients) => self.measured(clients, APPEND).await,
             Work::Shared(tasks) => {
                 let connections = self.peer.share(tasks).await?;
-                self.measured_on(connections, Step::Append).await
+                self.measured_on(connections, APPEND).await
             }
             Work::Subscriber(rate) => self.subscriber(rate).await,
             Work::Restart => self.restart().await,
+            Work::AppendLarge(clients) => {
+                let bytes = PAYLOAD_LARGE;
+                self.measured(clients, Step::Append { bytes }).await
+            }
+            Work::AppendExpecting => self.append_expecting().await,
+            Work::Pipelined => self.pipelined().await,
         }
     }
 
@@ -208,7 +262,7 @@ impl<'a> Session<'a> {
     /// Appends to each key once.
     pub async fn write_keys(&self) -> Result<()> {
         let connections = self.peer.share(KEY_WRITERS).await?;
-        self.fill_by(connections, Step::Append, self.keys as u64).await?;
+        self.fill_by(connections, APPEND, self.keys as u64).await?;
         self.loaded(self.keys as u64)
     }
 
@@ -242,15 +296,23 @@ impl<'a> Session<'a> {
 
     /// Closed loop: each client has one request under way.
     async fn measured_on(&self, connections: Vec<Box<dyn Connection>>, step: Step) -> Result<Cell> {
+        let window = self.window();
+        self.metered(self.spawn(connections, step, window), window).await
+    }
+
+    /// As long as planned, from now on.
+    fn window(&self) -> Window {
         let seconds = Duration::from_secs_f64(self.plan.seconds);
         let begin = Instant::now() + seconds / 5;
-        let window = Window {
+        Window {
             begin,
             end: begin + seconds,
             target: u64::MAX,
-        };
-        let mut tasks = self.spawn(connections, step, window);
-        tokio::time::sleep_until(begin.into()).await;
+        }
+    }
+
+    async fn metered(&self, mut tasks: Tasks, window: Window) -> Result<Cell> {
+        tokio::time::sleep_until(window.begin.into()).await;
         let meter = Meter::start(self.servers)?;
         tokio::time::sleep_until(window.end.into()).await;
         let used = meter.stop(self.servers)?;
@@ -268,29 +330,56 @@ impl<'a> Session<'a> {
         try_join_all((0..clients).map(|number| self.peer.connect(number))).await
     }
 
-    fn spawn(&self, connections: Vec<Box<dyn Connection>>, step: Step, window: Window) -> Clients {
+    fn spawn(&self, connections: Vec<Box<dyn Connection>>, step: Step, window: Window) -> Tasks {
         let mut tasks = JoinSet::new();
-        for (seed, connection) in connections.into_iter().enumerate() {
-            let counts = Counts {
-                keys: self.keys,
-                written: Arc::clone(&self.written),
-                acknowledged: Arc::clone(&self.acknowledged),
-            };
-            tasks.spawn(client(connection, step, window, counts, Random::new(seed)));
+        for (number, connection) in connections.into_iter().enumerate() {
+            tasks.spawn(client(connection, step, window, self.counts(), number));
         }
         tasks
     }
 
+    fn counts(&self) -> Counts {
+        Counts {
+            keys: self.keys,
+            written: Arc::clone(&self.written),
+            acknowledged: Arc::clone(&self.acknowledged),
+        }
+    }
+
+    async fn pipelined(&self) -> Result<Cell> {
+        let connection = self.peer.connect(0).await?;
+        let window = self.window();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pipeline(connection, window, self.counts(), Random::new(0)));
+        self.metered(tasks, window).await
+    }
+
+    /// Once in a session: the keys must not be there before.
+    async fn append_expecting(&self) -> Result<Cell> {
+        let cell = self.measured(EXPECTING_CLIENTS, Step::AppendExpecting).await?;
+        let mut connection = self.peer.connect(0).await?;
+        // There are events by now.
+        let key = own_key(0, 0);
+        let payload = Random::new(0).payload(PAYLOAD);
+        let appended = connection.append_expecting(&key, payload, 0).await;
+        ensure!(
+            appended.is_err(),
+            "the condition did not hold, and it was appended"
+        );
+        Ok(cell)
+    }
+
+    /// As much as was loaded; from those that nothing can be loaded into, as much as would have been.
     async fn catch_up(&self) -> Result<Cell> {
-        let wanted = self.acknowledged.load(Ordering::Relaxed);
+        let wanted = match self.acknowledged.load(Ordering::Relaxed) {
+            0 => self.plan.events,
+            loaded => loaded,
+        };
         let mut connection = self.peer.connect(0).await?;
         let meter = Meter::start(self.servers)?;
         let read = connection.read_all(wanted).await?;
         let used = meter.stop(self.servers)?;
-        ensure!(
-            read >= wanted,
-            "{wanted} events were acknowledged, {read} came back"
-        );
+        ensure!(read >= wanted, "of {wanted} events {read} came back");
         used.cell(read, None)
     }
 
@@ -320,7 +409,7 @@ impl<'a> Session<'a> {
 
     async fn append_one(&self) -> Result<()> {
         let mut connection = self.peer.connect(0).await?;
-        connection.append(&key(0), Random::new(0).payload()).await
+        connection.append(&key(0), Random::new(0).payload(PAYLOAD)).await
     }
 
     /// Open loop: appends begin at their times whatever came of those before, and latency counts from those times.
@@ -366,7 +455,7 @@ impl<'a> Session<'a> {
     }
 }
 
-type Clients = JoinSet<Result<(u64, Latencies)>>;
+type Tasks = JoinSet<Result<(u64, Latencies)>>;
 
 /// What the clients of a session count together.
 struct Counts {
@@ -381,26 +470,43 @@ impl Counts {
     }
 }
 
+/// A key that is client `number`'s alone.
+fn own_key(number: usize, position: usize) -> String {
+    format!("own-{number}-{position}")
+}
+
 async fn client(
     mut connection: Box<dyn Connection>,
     step: Step,
     window: Window,
     counts: Counts,
-    mut random: Random,
+    number: usize,
 ) -> Result<(u64, Latencies)> {
     let (mut events, mut all) = (0, latencies()?);
+    let mut random = Random::new(number);
+    // Each with what is to be expected there; the next one first.
+    let own_keys = (0..EXPECTING_KEYS).map(|position| (own_key(number, position), 0));
+    let mut own_keys: VecDeque<(String, u64)> = own_keys.collect();
     loop {
         let begin = Instant::now();
         if begin >= window.end || counts.acknowledged.load(Ordering::Relaxed) >= window.target {
             return Ok((events, all));
         }
         let done = match step {
-            Step::Append => {
-                connection.append(&counts.next_key(), random.payload()).await?;
+            Step::Append { bytes } => {
+                let payload = random.payload(bytes);
+                connection.append(&counts.next_key(), payload).await?;
+                1
+            }
+            Step::AppendExpecting => {
+                let (key, expected) = own_keys.pop_front().context("it has no keys")?;
+                let payload = random.payload(PAYLOAD);
+                let next = connection.append_expecting(&key, payload, expected).await?;
+                own_keys.push_back((key, next));
                 1
             }
             Step::Batch => {
-                let payloads = (0..BATCH).map(|_| random.payload()).collect();
+                let payloads = (0..BATCH).map(|_| random.payload(PAYLOAD)).collect();
                 connection.append_batch(&counts.next_key(), payloads).await?;
                 BATCH as u64
             }
@@ -416,6 +522,36 @@ async fn client(
         let end = Instant::now();
         if end > window.begin && end <= window.end {
             events += done;
+            record(&mut all, end - begin);
+        }
+    }
+}
+
+/// One client that has as many appends under way as it may.
+async fn pipeline(
+    mut connection: Box<dyn Connection>,
+    window: Window,
+    counts: Counts,
+    mut random: Random,
+) -> Result<(u64, Latencies)> {
+    let (mut events, mut all) = (0, latencies()?);
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        let mut now = Instant::now();
+        while under_way.len() < UNDER_WAY_MAX && now < window.end {
+            let begin = now;
+            let append = connection.append_behind(counts.next_key(), random.payload(PAYLOAD));
+            under_way.push(append.map_ok(move |()| begin));
+            now = Instant::now();
+        }
+        let Some(done) = under_way.next().await else {
+            return Ok((events, all));
+        };
+        let begin = done?;
+        counts.acknowledged.fetch_add(1, Ordering::Relaxed);
+        let end = Instant::now();
+        if end > window.begin && end <= window.end {
+            events += 1;
             record(&mut all, end - begin);
         }
     }
@@ -440,7 +576,7 @@ async fn append_at(
     mut random: Random,
 ) -> Result<()> {
     while let Some(at) = times.recv().await {
-        let mut payload = random.payload().to_vec();
+        let mut payload = random.payload(PAYLOAD).to_vec();
         if let Some(stamp) = payload.first_chunk_mut() {
             *stamp = u64::try_from(at.as_nanos())?.to_le_bytes();
         }
@@ -472,11 +608,12 @@ impl Random {
         (self.next() % end as u64) as usize
     }
 
-    fn payload(&mut self) -> Bytes {
-        let mut payload = [0; PAYLOAD];
+    /// So many bytes, a multiple of 8.
+    fn payload(&mut self, bytes: usize) -> Bytes {
+        let mut payload = vec![0; bytes];
         for part in payload.chunks_exact_mut(8) {
             part.copy_from_slice(&self.next().to_le_bytes());
         }
-        Bytes::copy_from_slice(&payload)
+        payload.into()
     }
 }

@@ -3,16 +3,18 @@
 use super::Entry;
 use crate::peer::{Connection, Peer, unfold};
 use crate::servers::{Ending, Servers, free_port, output};
+use crate::work::Work;
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
-use etcd_client::{Client, Txn, TxnOp, WatchOptions, WatchStream};
+use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, WatchOptions, WatchStream};
 use futures::FutureExt;
 use futures::stream::BoxStream;
 
 /// So that the load fits; it is 2 GiB by default.
 const QUOTA: &str = "--quota-backend-bytes=8589934592";
 const FIRST_REVISION: i64 = 1;
+const NO_STREAM: &str = "its protocol has no stream of puts: each is a call";
 
 const ONE: Entry = Entry {
     peer: "etcd",
@@ -20,8 +22,8 @@ const ONE: Entry = Entry {
     setting: "default: fdatasync before each acknowledgement (backend quota raised to 8 GiB)",
     survives_power_loss: true,
     nodes: 1,
-    how: "an event is a `Put` of its key, earlier ones stay as revisions; batches are a `Txn` of 100 keys, since a `Txn` takes a key once; catch-up is a `Watch` from the first revision, subscriber a `Watch`; linearizable `Get`",
-    lacks: super::can_all,
+    how: "an event is a `Put` of its key, earlier ones stay as revisions; batches are a `Txn` of 100 keys, since a `Txn` takes a key once; catch-up is a `Watch` from the first revision, subscriber a `Watch`; linearizable `Get`; conditional: a `Txn` that compares the version of the key",
+    lacks: |work| (work == Work::Pipelined).then_some(NO_STREAM),
     version,
     missing: super::nothing,
     start: |servers| start(servers, 1).boxed_local(),
@@ -170,6 +172,14 @@ impl Connection for Link {
     async fn append(&mut self, key: &str, payload: Bytes) -> Result<()> {
         self.0.put(key, &*payload, None).await?;
         Ok(())
+    }
+
+    async fn append_expecting(&mut self, key: &str, payload: Bytes, expected: u64) -> Result<u64> {
+        let is_expected = Compare::version(key, CompareOp::Equal, i64::try_from(expected)?);
+        let put = TxnOp::put(key, &*payload, None);
+        let answer = self.0.txn(Txn::new().when([is_expected]).and_then([put])).await?;
+        ensure!(answer.succeeded(), "the key is not at version {expected}");
+        Ok(expected + 1)
     }
 
     async fn append_batch(&mut self, key: &str, payloads: Vec<Bytes>) -> Result<()> {

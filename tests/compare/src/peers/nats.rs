@@ -5,9 +5,11 @@ use crate::peer::{Connection, Peer, unfold};
 use crate::servers::{Ending, Servers, free_port, output};
 use anyhow::{Context as _, Result, anyhow};
 use async_nats::jetstream::consumer::{DeliverPolicy, pull};
+use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, stream};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use std::time::Duration;
@@ -26,7 +28,7 @@ const SAFE: Entry = Entry {
     setting: "`sync_interval: always`",
     survives_power_loss: true,
     nodes: 1,
-    how: "a stream on files with a subject for each key; a publish waits for its acknowledgement; batches are 100 publishes under way at once (not all or none); ordered consumers from the first and from now; direct get of a subject's last message",
+    how: "a stream on files with a subject for each key; a publish waits for its acknowledgement; batches are 100 publishes under way at once (not all or none); ordered consumers from the first and from now; direct get of a subject's last message; conditional: `Nats-Expected-Last-Subject-Sequence`; without waiting: a publish whose acknowledgement is awaited later",
     lacks: super::can_all,
     version,
     missing: lacks_sync_always,
@@ -198,6 +200,23 @@ impl Connection for Link {
     async fn append(&mut self, key: &str, payload: Bytes) -> Result<()> {
         self.context.publish(subject(key), payload).await?.await?;
         Ok(())
+    }
+
+    async fn append_expecting(&mut self, key: &str, payload: Bytes, expected: u64) -> Result<u64> {
+        let message = PublishMessage::build()
+            .payload(payload)
+            .expected_last_subject_sequence(expected);
+        let stored = self.context.send_publish(subject(key), message).await?.await?;
+        Ok(stored.sequence)
+    }
+
+    fn append_behind(&mut self, key: String, payload: Bytes) -> BoxFuture<'static, Result<()>> {
+        let context = self.context.clone();
+        let append = async move {
+            context.publish(subject(&key), payload).await?.await?;
+            Ok(())
+        };
+        append.boxed()
     }
 
     async fn append_batch(&mut self, key: &str, payloads: Vec<Bytes>) -> Result<()> {

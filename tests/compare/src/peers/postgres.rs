@@ -6,6 +6,7 @@ use crate::servers::{Ending, Servers, User, free_port, output};
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ const ONE: Entry = Entry {
     setting: "default: `fsync`, `synchronous_commit` on (connections raised to 300)",
     survives_power_loss: true,
     nodes: 1,
-    how: "a table of (`seq bigint identity` as primary key, `key`, `payload`) with an index on (`key`, `seq`); prepared `INSERT`; batches as one `INSERT` from arrays; catch-up with `SELECT … ORDER BY seq`, streamed; subscriber with `LISTEN`: the transaction of the insert tells the seq with `pg_notify`, and the subscriber reads the rows of all that it was told, in the order of commits",
+    how: "a table of (`seq bigint identity` as primary key, `key`, `payload`) with an index on (`key`, `seq`); prepared `INSERT`; batches as one `INSERT` from arrays; catch-up with `SELECT … ORDER BY seq`, streamed; subscriber with `LISTEN`: the transaction of the insert tells the seq with `pg_notify`, and the subscriber reads the rows of all that it was told, in the order of commits; conditional: into a second table with a unique index on (`key`, `version`), which refuses a version that is there; without waiting: statements on one connection, pipelined, each a transaction of its own",
     lacks: super::can_all,
     version,
     missing: super::nothing,
@@ -41,7 +42,9 @@ pub const ENTRIES: [Entry; 2] = [
 ];
 
 const TABLE: &str = "create table events (seq bigint generated always as identity primary key, key text not null, \
-                     payload bytea not null); create index on events (key, seq)";
+                     payload bytea not null); create index on events (key, seq); \
+                     create table versioned (seq bigint generated always as identity primary key, key text not null, \
+                     version bigint not null, payload bytea not null, unique (key, version))";
 const CHANNEL: &str = "events";
 /// 100 by default, which is fewer than the most clients.
 const CONNECTIONS: &str = "max_connections=300";
@@ -106,27 +109,37 @@ impl Home {
         User::run(self.user.as_ref(), &[&[&*program], arguments].concat())
     }
 
-    fn start(&self, servers: &mut Servers, (name, data): (&str, &str), flags: &[&str]) -> Result<u16> {
+    /// Starts a server on a folder that was made; gives its port.
+    fn start(&self, servers: &mut Servers, name: &str, data: &str) -> Result<u16> {
         let port = free_port()?;
         let program = programs()?.join("postgres").display().to_string();
         let sockets = format!("unix_socket_directories={}", self.sockets.display());
-        let place = [&*program, "-D", data, "-p", &port.to_string()].map(str::to_owned);
-        let settings = ["listen_addresses=127.0.0.1", &sockets, CONNECTIONS].map(|setting| ["-c", setting]);
-        let command: Vec<&str> = place.iter().map(String::as_str).collect();
-        let command = [&command[..], settings.as_flattened(), flags].concat();
+        let command = [
+            &*program,
+            "-D",
+            data,
+            "-p",
+            &port.to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            &sockets,
+            "-c",
+            CONNECTIONS,
+        ];
         servers.start(name, Ending::Interrupt, self.user.as_ref(), &command)?;
         Ok(port)
     }
 }
 
 /// A server with its folder made; gives its port.
-fn start_primary(servers: &mut Servers, home: &Home, flags: &[&str]) -> Result<u16> {
+fn start_primary(servers: &mut Servers, home: &Home) -> Result<u16> {
     let data = home.data(servers, "postgres")?;
     home.run(
         "initdb",
         &["-D", &data, "-U", "postgres", "--auth=trust", "-E", "UTF8"],
     )?;
-    home.start(servers, ("postgres", &data), flags)
+    home.start(servers, "postgres", &data)
 }
 
 async fn ready(servers: &mut Servers, port: u16) -> Result<(Postgres, Client)> {
@@ -139,7 +152,7 @@ async fn ready(servers: &mut Servers, port: u16) -> Result<(Postgres, Client)> {
 
 async fn start_one(servers: &mut Servers) -> Result<Box<dyn Peer>> {
     let home = Home::new(servers)?;
-    let port = start_primary(servers, &home, &[])?;
+    let port = start_primary(servers, &home)?;
     let (peer, client) = ready(servers, port).await?;
     client.batch_execute(TABLE).await?;
     Ok(Box::new(peer))
@@ -148,7 +161,7 @@ async fn start_one(servers: &mut Servers) -> Result<Box<dyn Peer>> {
 /// The standby begins as a copy of the primary. That one waits for it from the moment that both know each other.
 async fn start_two(servers: &mut Servers) -> Result<Box<dyn Peer>> {
     let home = Home::new(servers)?;
-    let port = start_primary(servers, &home, &[])?;
+    let port = start_primary(servers, &home)?;
     let (peer, client) = ready(servers, port).await?;
     client.batch_execute(TABLE).await?;
     let data = home.data(servers, "standby")?;
@@ -158,7 +171,7 @@ async fn start_two(servers: &mut Servers) -> Result<Box<dyn Peer>> {
         "pg_basebackup",
         &[&from[..], &["-R", "--checkpoint=fast"]].concat(),
     )?;
-    home.start(servers, ("standby", &data), &["-c", "hot_standby=on"])?;
+    home.start(servers, "standby", &data)?;
     client
         .batch_execute("alter system set synchronous_standby_names = '*'")
         .await?;
@@ -215,6 +228,9 @@ impl Postgres {
                 .prepare("insert into events (key, payload) values ($1, $2)")
                 .await?,
             append_told: client.prepare(&told).await?,
+            append_versioned: client
+                .prepare("insert into versioned (key, version, payload) values ($1, $2, $3)")
+                .await?,
             append_batch: client
                 .prepare("insert into events (key, payload) select $1, unnest($2::bytea[])")
                 .await?,
@@ -266,6 +282,7 @@ struct Session {
     client: Client,
     append: Statement,
     append_told: Statement,
+    append_versioned: Statement,
     append_batch: Statement,
     latest: Statement,
     all: Statement,
@@ -286,6 +303,29 @@ impl Connection for Link {
         } = &*self.session;
         client.execute(append_told, &[&key, &&*payload]).await?;
         Ok(())
+    }
+
+    async fn append_expecting(&mut self, key: &str, payload: Bytes, expected: u64) -> Result<u64> {
+        let Session {
+            client,
+            append_versioned,
+            ..
+        } = &*self.session;
+        let version = i64::try_from(expected + 1)?;
+        client
+            .execute(append_versioned, &[&key, &version, &&*payload])
+            .await?;
+        Ok(expected + 1)
+    }
+
+    fn append_behind(&mut self, key: String, payload: Bytes) -> BoxFuture<'static, Result<()>> {
+        let session = Arc::clone(&self.session);
+        let append = async move {
+            let Session { client, append, .. } = &*session;
+            client.execute(append, &[&key, &&*payload]).await?;
+            Ok(())
+        };
+        append.boxed()
     }
 
     async fn append_batch(&mut self, key: &str, payloads: Vec<Bytes>) -> Result<()> {

@@ -1,16 +1,19 @@
 //! RDB: one node, and three with etcd.
 
 use super::Entry;
-use crate::peer::{Connection, Peer, unfold};
+use crate::peer::{Connection, Peer, UNDER_WAY_MAX, unfold};
 use crate::servers::{Ending, Servers, free_port, output};
 use anyhow::{Result, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use rdb_client::{
-    Client, Expectation, Filter, KeyName, Message, NewEvent, ReadOptions, Seq, Start, Subscription,
+    Appender, AppenderOptions, Client, Expectation, Filter, KeyName, Message, NewEvent, ReadOptions, Seq,
+    Start, Subscription, Version,
 };
+use std::sync::Arc;
 
 /// The release build of this repository; `scripts/compare` makes it and says where it is.
 const SERVER: &str = "RDB_SERVER_BINARY";
@@ -22,7 +25,7 @@ pub const ENTRIES: [Entry; 3] = [
         setting: "default: fdatasync before each acknowledgement",
         survives_power_loss: true,
         nodes: 1,
-        how: "`write`, `append` of 100 events to one key, `subscribe` from 0 and from now, linearizable `read`; each event has an id that makes a retry safe",
+        how: "`write`, `append` of 100 events to one key, `subscribe` from 0 and from now, linearizable `read`; conditional: `write` that expects exactly a version; without waiting: `append_stream`; each event has an id that makes a retry safe",
         lacks: super::can_all,
         version,
         missing: super::nothing,
@@ -130,23 +133,30 @@ impl Peer for Rdb {
         let client = Client::connect(&self.addresses)?;
         // Connections are opened when first needed.
         client.status().await?;
-        Ok(Box::new(Link { client }))
+        Ok(Box::new(Link::new(client)))
     }
 
     async fn share(&self, tasks: usize) -> Result<Vec<Box<dyn Connection>>> {
         let client = Client::connect(&self.addresses)?;
         client.status().await?;
-        let link = |_task| -> Box<dyn Connection> {
-            Box::new(Link {
-                client: client.clone(),
-            })
-        };
+        let link = |_task| -> Box<dyn Connection> { Box::new(Link::new(client.clone())) };
         Ok((0..tasks).map(link).collect())
     }
 }
 
 struct Link {
     client: Client,
+    /// Its stream of appends, from the first one on.
+    appender: Option<Arc<Appender>>,
+}
+
+impl Link {
+    fn new(client: Client) -> Self {
+        Self {
+            client,
+            appender: None,
+        }
+    }
 }
 
 fn name(key: &str) -> Result<KeyName> {
@@ -160,6 +170,35 @@ impl Connection for Link {
             .write(&name(key)?, NewEvent::new(payload), Expectation::Any)
             .await?;
         Ok(())
+    }
+
+    async fn append_expecting(&mut self, key: &str, payload: Bytes, expected: u64) -> Result<u64> {
+        let expect = Expectation::Exact(Version(expected));
+        let receipt = self
+            .client
+            .write(&name(key)?, NewEvent::new(payload), expect)
+            .await?;
+        Ok(receipt.stored.version.get())
+    }
+
+    fn append_behind(&mut self, key: String, payload: Bytes) -> BoxFuture<'static, Result<()>> {
+        let open = || {
+            let options = AppenderOptions {
+                window: UNDER_WAY_MAX,
+                retries_refused: true,
+            };
+            Arc::new(self.client.append_stream(options))
+        };
+        let appender = Arc::clone(self.appender.get_or_insert_with(open));
+        let append = async move {
+            let event = vec![NewEvent::new(payload)];
+            appender
+                .append(&name(&key)?, event, Expectation::Any)
+                .await?
+                .await?;
+            Ok(())
+        };
+        append.boxed()
     }
 
     async fn append_batch(&mut self, key: &str, payloads: Vec<Bytes>) -> Result<()> {

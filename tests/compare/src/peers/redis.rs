@@ -8,12 +8,14 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, cmd, pipe};
+use redis::{AsyncConnectionConfig, Client, Cmd, cmd, pipe};
 
-const HOW: &str = "`XADD` to one stream; batches in `MULTI`/`EXEC`, pipelined; catch-up with `XRANGE` in pages of 1,000; subscriber with `XREAD BLOCK`";
+const HOW: &str = "`XADD` to one stream; batches in `MULTI`/`EXEC`, pipelined; catch-up with `XRANGE` in pages of 1,000; subscriber with `XREAD BLOCK`; without waiting: pipelined `XADD`";
 const NO_LATEST: &str = "a stream has no keys; a stream for each key would have no order over all";
+const NO_CONDITION: &str = "a stream has no versions of keys, and `WATCH` would see what others append, too";
 const STREAM: &str = "events";
 const PAGE: usize = 1_000;
 
@@ -24,7 +26,18 @@ const SAFE: Entry = Entry {
     survives_power_loss: true,
     nodes: 1,
     how: HOW,
-    lacks: |work| (work == Work::Latest).then_some(NO_LATEST),
+    lacks: |work| match work {
+        Work::Latest => Some(NO_LATEST),
+        Work::AppendExpecting => Some(NO_CONDITION),
+        Work::Batches
+        | Work::CatchUp
+        | Work::Append(_)
+        | Work::Shared(_)
+        | Work::Subscriber(_)
+        | Work::Restart
+        | Work::AppendLarge(_)
+        | Work::Pipelined => None,
+    },
     version,
     missing: super::nothing,
     start: |servers| start(servers, &["--appendonly", "yes", "--appendfsync", "always"]).boxed_local(),
@@ -107,27 +120,33 @@ fn payload((_, fields): &Item) -> Option<Bytes> {
     fields.get(3).cloned()
 }
 
+fn add(key: &str, payload: &[u8]) -> Cmd {
+    let mut add = cmd("XADD");
+    add.arg(STREAM).arg("*").arg("k").arg(key).arg("p").arg(payload);
+    add
+}
+
 #[async_trait]
 impl Connection for Link {
     async fn append(&mut self, key: &str, payload: Bytes) -> Result<()> {
-        let mut add = cmd("XADD");
-        add.arg(STREAM).arg("*").arg("k").arg(key).arg("p").arg(&*payload);
-        let _id: String = add.query_async(&mut self.0).await?;
+        let _id: String = add(key, &payload).query_async(&mut self.0).await?;
         Ok(())
+    }
+
+    fn append_behind(&mut self, key: String, payload: Bytes) -> BoxFuture<'static, Result<()>> {
+        let mut connection = self.0.clone();
+        let append = async move {
+            let _id: String = add(&key, &payload).query_async(&mut connection).await?;
+            Ok(())
+        };
+        append.boxed()
     }
 
     async fn append_batch(&mut self, key: &str, payloads: Vec<Bytes>) -> Result<()> {
         let mut batch = pipe();
         batch.atomic();
         for payload in &payloads {
-            batch
-                .cmd("XADD")
-                .arg(STREAM)
-                .arg("*")
-                .arg("k")
-                .arg(key)
-                .arg("p")
-                .arg(&**payload);
+            batch.add_command(add(key, payload));
         }
         let _ids: Vec<String> = batch.query_async(&mut self.0).await?;
         Ok(())

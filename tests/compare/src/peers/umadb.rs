@@ -3,6 +3,7 @@
 use super::Entry;
 use crate::peer::{Connection, Peer, unfold};
 use crate::servers::{Ending, Servers, free_port, output};
+use crate::work::Work;
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,10 +11,13 @@ use futures::FutureExt;
 use futures::stream::BoxStream;
 use std::sync::Arc;
 use umadb_client::{AsyncUmaDbClient, UmaDbClient};
-use umadb_dcb::{DcbEvent, DcbEventStoreAsync, DcbQuery, DcbQueryItem, DcbSubscriptionAsync};
+use umadb_dcb::{
+    DcbAppendCondition, DcbEvent, DcbEventStoreAsync, DcbQuery, DcbQueryItem, DcbSubscriptionAsync,
+};
 
 /// Where the server is, when it is not the one in PATH; `scripts/compare` installs it and says where.
 const SERVER: &str = "UMADB_SERVER";
+const NO_STREAM: &str = "its protocol has no stream of appends: each is a call";
 /// The type of every event.
 const TYPE: &str = "e";
 
@@ -23,8 +27,8 @@ pub const ENTRIES: [Entry; 1] = [Entry {
     setting: "default: fdatasync before each acknowledgement",
     survives_power_loss: true,
     nodes: 1,
-    how: "an event has its key as its tag; `append` of 1 and of 100 events without condition; `read` from the first; `subscribe` after the head; the latest of a key by `read` of its tag, backwards, limit 1",
-    lacks: super::can_all,
+    how: "an event has its key as its tag; `append` of 1 and of 100 events without condition; `read` from the first; `subscribe` after the head; the latest of a key by `read` of its tag, backwards, limit 1; conditional: fails if the tag has an event after the position of the last one",
+    lacks: |work| (work == Work::Pipelined).then_some(NO_STREAM),
     version,
     missing: super::nothing,
     start: |servers| start(servers).boxed_local(),
@@ -85,11 +89,25 @@ fn event(key: &str, payload: &Bytes) -> DcbEvent {
     DcbEvent::default().event_type(TYPE).tags([key]).data(&**payload)
 }
 
+fn of_key(key: &str) -> DcbQuery {
+    DcbQuery::new().item(DcbQueryItem::new().tags([key]))
+}
+
 #[async_trait]
 impl Connection for Link {
     async fn append(&mut self, key: &str, payload: Bytes) -> Result<()> {
         self.0.append(vec![event(key, &payload)], None, None).await?;
         Ok(())
+    }
+
+    async fn append_expecting(&mut self, key: &str, payload: Bytes, expected: u64) -> Result<u64> {
+        // Positions begin with 1.
+        let last = (expected > 0).then_some(expected);
+        let condition = DcbAppendCondition::new(of_key(key)).after(last);
+        Ok(self
+            .0
+            .append(vec![event(key, &payload)], Some(condition), None)
+            .await?)
     }
 
     async fn append_batch(&mut self, key: &str, payloads: Vec<Bytes>) -> Result<()> {
@@ -104,8 +122,7 @@ impl Connection for Link {
     }
 
     async fn latest(&mut self, key: &str) -> Result<usize> {
-        let query = DcbQuery::new().item(DcbQueryItem::new().tags([key]));
-        let mut events = self.0.read(Some(query), None, true, Some(1)).await?;
+        let mut events = self.0.read(Some(of_key(key)), None, true, Some(1)).await?;
         Ok(events
             .next_batch()
             .await?
