@@ -11,6 +11,7 @@
 //! | `ground` | the simulated machine ([`rdb_proto::simulation`]), and its listeners |
 //! | `site` | the hosts: nodes, and the model etcd |
 //! | `clients` | clients that write and read, and subscribers; what they sent and were told |
+//! | `members` | whether the members of each seat hold the same at the end |
 //! | `nemesis` | which fault comes next, and whom it strikes |
 //! | `plan` | what a run is made of, drawn from its seed |
 //! | `run` | one run: a time in which everything goes wrong, one in which all must be well again, and the judgement |
@@ -22,6 +23,7 @@
 pub mod again;
 mod clients;
 mod ground;
+mod members;
 mod nemesis;
 mod plan;
 mod run;

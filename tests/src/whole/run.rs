@@ -2,6 +2,7 @@
 
 use super::clients::{CLIENTS, Control, Writer, consume, fence, follow, read_all};
 use super::ground::Ground;
+use super::members;
 use super::nemesis::{Fault, Nemesis};
 use super::plan::Plan;
 use super::site::Site;
@@ -247,10 +248,12 @@ impl World<'_> {
             let reading = read_all(node.clone(), upto, Rc::clone(&all));
             self.sim.client(format!("read-{node}"), reading);
         }
+        self.sim
+            .client("members", members::compare(self.site.nodes.clone()));
         let ends = self.sim.elapsed() + READ_WITHIN;
         while !self.step()? {
             if self.sim.elapsed() >= ends {
-                return Err("the whole stream cannot be read".to_owned());
+                return Err("not every stream and every log can be read to its end".to_owned());
             }
         }
         let all = all.take();
