@@ -11,6 +11,9 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// One attempt of a call when there is another node to ask; with one node an attempt may take all the time left.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// An attempt for which less is left is not begun: the deadline would turn what is known into an unknown outcome.
+pub(crate) const ATTEMPT_WORTHWHILE: Duration = Duration::from_millis(5);
+
 /// How long a member of etcd may take to tell which nodes there are, before the next one is asked.
 #[cfg(feature = "etcd")]
 pub(crate) const ETCD_TIMEOUT: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@
 
 use crate::Error;
 use crate::clock::{self, Deadline};
-use crate::limits::{RETRY_DELAY_MAX, RETRY_DELAY_MIN};
+use crate::limits::{ATTEMPT_WORTHWHILE, RETRY_DELAY_MAX, RETRY_DELAY_MIN};
 use rdb_proto::event::Expectation;
 use rdb_proto::reason::{Happened, Reason};
 use std::time::Duration;
@@ -97,7 +97,9 @@ impl Attempts {
             .retry_after()
             .map_or_else(|| self.backoff.next_delay(), |hint| hint.min(RETRY_DELAY_MAX));
         match deadline.remaining() {
-            Some(left) if left <= delay => Next::Tell(self.verdict(error, was_unknown)),
+            Some(left) if left <= delay.saturating_add(ATTEMPT_WORTHWHILE) => {
+                Next::Tell(self.verdict(error, was_unknown))
+            }
             _ => Next::Retry(delay),
         }
     }
