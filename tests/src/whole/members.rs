@@ -1,6 +1,6 @@
 //! Whether the members of each seat hold the same at the end, on disk and whole.
 
-use rdb_client::{Client, FindingKind, VerifiedBlock, VerifyEnd, VerifySeat};
+use rdb_client::{Client, Error, FindingKind, VerifiedBlock, VerifyEnd, VerifySeat};
 use rdb_server::clock;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,24 +40,38 @@ pub(super) async fn compare(nodes: Vec<String>) -> turmoil::Result {
     Ok(())
 }
 
-/// What a node has of a seat, once that is everything; nothing where it has no member.
+/// What a node has of a seat, once that is everything; nothing where it has no member. A connection that messages were lost
+/// on may break only now: then it is asked again.
 async fn whole(client: &Client, node: &str, seat: VerifySeat) -> turmoil::Result<Vec<VerifiedBlock>> {
     loop {
-        let mut findings = client.verify(node, &[seat], 0).await?;
-        let mut blocks = Vec::new();
-        while let Some(finding) = findings.next().await? {
-            match finding.found {
-                FindingKind::Block(block) => blocks.push(block),
-                FindingKind::End {
-                    reason: VerifyEnd::Done | VerifyEnd::NotHere,
-                    ..
-                } => return Ok(blocks),
-                FindingKind::End { .. } => {}
-                FindingKind::Damage { index, what, .. } => {
-                    return Err(format!("{node}: entry {index} of {seat:?}: {what}").into());
-                }
+        match read(client, node, seat).await {
+            Ok(Some(Ok(blocks))) => return Ok(blocks),
+            Ok(Some(Err(damage))) => return Err(format!("{node}: {damage}").into()),
+            Ok(None) | Err(_) => clock::sleep(LOOKS_AGAIN_AFTER).await,
+        }
+    }
+}
+
+/// Everything, or what is damaged; `None` when the member is behind.
+async fn read(
+    client: &Client,
+    node: &str,
+    seat: VerifySeat,
+) -> Result<Option<Result<Vec<VerifiedBlock>, String>>, Error> {
+    let mut findings = client.verify(node, &[seat], 0).await?;
+    let mut blocks = Vec::new();
+    while let Some(finding) = findings.next().await? {
+        match finding.found {
+            FindingKind::Block(block) => blocks.push(block),
+            FindingKind::End {
+                reason: VerifyEnd::Done | VerifyEnd::NotHere,
+                ..
+            } => return Ok(Some(Ok(blocks))),
+            FindingKind::End { .. } => {}
+            FindingKind::Damage { index, what, .. } => {
+                return Ok(Some(Err(format!("entry {index} of {seat:?}: {what}"))));
             }
         }
-        clock::sleep(LOOKS_AGAIN_AFTER).await;
     }
+    Ok(None)
 }
