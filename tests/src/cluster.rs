@@ -305,10 +305,17 @@ impl Cluster {
             let values = text.lines().map(serde_json::from_str::<serde_json::Value>);
             values.collect::<Result<Vec<_>, _>>().expect("values are JSON")
         };
-        let controller = read("/rdb/rdb/controller").await;
-        let id = controller.first().and_then(|record| record["node"].as_u64());
-        let status = self.status().await;
-        number_of(&status, id.expect("there is a controller")).expect("it is one of the nodes")
+        let looking = async {
+            loop {
+                let controller = read("/rdb/rdb/controller").await;
+                if let Some(id) = controller.first().and_then(|record| record["node"].as_u64()) {
+                    return id;
+                }
+                pause().await;
+            }
+        };
+        let id = soon("a controller", looking).await;
+        number_of(&self.status().await, id).expect("it is one of the nodes")
     }
 
     /// Which node leads a seat of group 0, as node `n` knows it; `None` when nobody does.

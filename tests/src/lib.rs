@@ -48,6 +48,7 @@ pub mod failover;
 pub mod files;
 pub mod fuzz;
 pub mod lan;
+pub mod machine;
 pub mod model;
 pub mod model_etcd;
 pub mod mutations;

@@ -8,8 +8,9 @@ use rdb_server::coordination::etcd::{Colleagues, EtcdCoordinator, EtcdSettings, 
 use rdb_server::coordination::{Allocation, CoordinationError, Coordinator};
 use rdb_tests::cluster::Cluster;
 use rdb_tests::etcd::Etcd;
+use rdb_tests::machine::Machine;
 use rdb_tests::say;
-use rdb_tests::time::{Boxed, Stopwatch, soon};
+use rdb_tests::time::{Boxed, Stopwatch, retry_pause, soon};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -72,9 +73,25 @@ async fn nodes(etcd: &Etcd, count: usize) -> Vec<Arc<EtcdCoordinator>> {
     nodes
 }
 
-/// Asks one time after the other, and returns what came. Nothing may be at or below what somebody had before. On a machine
-/// that is too busy a node may have none in time, and says so.
+/// Within this a node has numbers from an etcd that others ask too.
+const IN_TIME: Duration = Duration::from_millis(250);
+
+/// Numbers; on a machine that is too busy a node may have none in time, and says so, and is asked again.
+async fn numbers(node: &EtcdCoordinator, count: u64) -> Allocation {
+    let asking = async {
+        loop {
+            match node.allocate(count).await {
+                Err(CoordinationError::Unavailable { .. }) => retry_pause().await,
+                answer => return answer.unwrap(),
+            }
+        }
+    };
+    soon("numbers", asking).await
+}
+
+/// Asks one time after the other, and returns what came. Nothing may be at or below what somebody had before.
 async fn ask(node: Arc<EtcdCoordinator>, times: u64, done: Arc<AtomicU64>) -> Vec<(Seq, u64, Timestamp)> {
+    let machine = Machine::watch();
     let mut taken = Vec::new();
     let mut refused = 0;
     for n in 0..times {
@@ -93,7 +110,10 @@ async fn ask(node: Arc<EtcdCoordinator>, times: u64, done: Arc<AtomicU64>) -> Ve
         done.fetch_max(first.get() + count - 1, Ordering::SeqCst);
         taken.push((first, count, time));
     }
-    assert!(refused < 5, "{refused} of {times} refused");
+    assert!(
+        refused < 5 || machine.is_too_busy("how often a node has no number in time", IN_TIME),
+        "{refused} of {times} refused"
+    );
     taken
 }
 
@@ -186,7 +206,7 @@ async fn a_node_without_etcd_gets_numbers_from_one_that_has_it() {
     let nodes = nodes(&etcd, 3).await;
     let mut last = Seq::ZERO;
     let mut above = async |node: &EtcdCoordinator| {
-        let first = soon("numbers", node.allocate(2)).await.unwrap().first;
+        let first = numbers(node, 2).await.first;
         assert!(first > last, "{first} after {last}");
         last = first.next();
     };
@@ -338,6 +358,7 @@ async fn a_node_that_asks_another_one_lets_nobody_wait_for_that() {
 /// A node that races and is cut off from the one that serves all who race asks etcd itself, soon.
 #[tokio::test]
 async fn a_silent_controller_is_not_waited_for_where_etcd_answers() {
+    let machine = Machine::watch();
     let Some(etcd) = Etcd::start_or_skip().await else {
         return;
     };
@@ -368,7 +389,7 @@ async fn a_silent_controller_is_not_waited_for_where_etcd_answers() {
     })
     .await;
     say(&format!("the slowest request took {slowest:?}"));
-    assert!(slowest < Duration::from_millis(1_500), "{slowest:?}");
+    machine.judge("the slowest request", slowest, Duration::from_millis(1_500));
 }
 
 /// Reads of the counter that wait are one read: a thousand of them ask etcd a few times.

@@ -6,6 +6,7 @@ use rdb_proto::event::Event;
 use rdb_tests::checkers::judge;
 use rdb_tests::cluster::{Cluster, key_of};
 use rdb_tests::lan::{HUB, Lan};
+use rdb_tests::machine::Machine;
 use rdb_tests::random::Random;
 use rdb_tests::say;
 use rdb_tests::time::{Stopwatch, pause, retry_pause, soon};
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 /// A cluster of three, its load, and whom it is about.
 struct Case {
+    machine: Machine,
     cluster: Cluster,
     load: Load,
     /// Leads seat 0.0.
@@ -38,6 +40,7 @@ impl Case {
         let load = Load::start_everywhere(crew, &addresses);
         load.more(50).await;
         Self {
+            machine: Machine::watch(),
             cluster,
             load,
             victim,
@@ -118,7 +121,11 @@ fn a_leader_that_is_cut_off_from_the_members_is_followed_by_another() {
             lan.part(case.victim, other);
         }
         let took = case.taken_over("cut off from the members").await;
-        assert!(took < Duration::from_secs(8), "before the lease ends: {took:?}");
+        case.machine.judge(
+            "taking the seat over before the lease ends",
+            took,
+            Duration::from_secs(8),
+        );
         case.end(lan).await;
     });
 }
@@ -133,7 +140,11 @@ fn a_leader_that_nobody_hears_is_followed_by_another() {
             lan.cut(Lan::address(case.victim), other);
         }
         let took = case.taken_over("not heard by the members").await;
-        assert!(took < Duration::from_secs(8), "before the lease ends: {took:?}");
+        case.machine.judge(
+            "taking the seat over before the lease ends",
+            took,
+            Duration::from_secs(8),
+        );
         case.end(lan).await;
     });
 }
@@ -148,7 +159,11 @@ fn a_leader_that_hears_nobody_gives_its_seat_up() {
             lan.cut(Lan::address(other), case.victim);
         }
         let took = case.taken_over("hears nobody").await;
-        assert!(took < Duration::from_secs(8), "before the lease ends: {took:?}");
+        case.machine.judge(
+            "taking the seat over before the lease ends",
+            took,
+            Duration::from_secs(8),
+        );
         case.end(lan).await;
     });
 }
@@ -164,7 +179,11 @@ fn a_node_that_vanishes_is_followed_by_another() {
         }
         lan.cut(HUB, case.victim);
         let took = case.taken_over("vanished").await;
-        assert!(took < Duration::from_secs(8), "before the lease ends: {took:?}");
+        case.machine.judge(
+            "taking the seat over before the lease ends",
+            took,
+            Duration::from_secs(8),
+        );
         case.end(lan).await;
     });
 }
@@ -201,7 +220,8 @@ fn a_leader_that_is_cut_off_from_etcd_goes_on_until_its_seat_goes_to_another() {
         say(&format!(
             "cut off from etcd: the leader takes writes again after {took:?}"
         ));
-        assert!(took < Duration::from_millis(1_200), "{took:?}");
+        case.machine
+            .judge("a write without etcd", took, Duration::from_millis(1_200));
         assert_eq!(
             case.leader_of_the_seat().await,
             Some(case.victim),
@@ -219,6 +239,7 @@ fn a_leader_that_is_cut_off_from_etcd_goes_on_until_its_seat_goes_to_another() {
 fn the_stream_goes_on_past_an_idle_seat_whose_leader_lost_etcd() {
     let name = "the_stream_goes_on_past_an_idle_seat_whose_leader_lost_etcd";
     in_lan(name, async |lan| {
+        let machine = Machine::watch();
         let cluster = Cluster::start_on(lan, 3, &[]).await;
         let status = cluster.until_led(true).await;
         let (victim, writer) = (cluster.leader(0, 0).await, cluster.leader(0, 1).await);
@@ -235,7 +256,7 @@ fn the_stream_goes_on_past_an_idle_seat_whose_leader_lost_etcd() {
         say(&format!("the mark passed the write after {took:?}"));
         let leader = cluster.leader_as_known_to(writer, 0).await;
         assert_eq!(leader, Some(victim), "its lease lasts");
-        assert!(took < Duration::from_secs(2), "{took:?}");
+        machine.judge("a mark that passes a write", took, Duration::from_secs(2));
         for n in 0..3 {
             lan.heal(n);
         }
@@ -247,6 +268,7 @@ fn the_stream_goes_on_past_an_idle_seat_whose_leader_lost_etcd() {
 fn a_controller_that_is_cut_off_from_etcd_stops_nobodys_writes() {
     let name = "a_controller_that_is_cut_off_from_etcd_stops_nobodys_writes";
     in_lan(name, async |lan| {
+        let machine = Machine::watch();
         let cluster = Cluster::start_on(lan, 3, &[("SHARD_GROUPS", "4")]).await;
         cluster.until_led(false).await;
         let load = cluster.load(67);
@@ -256,10 +278,10 @@ fn a_controller_that_is_cut_off_from_etcd_stops_nobodys_writes() {
         for _ in 0..10 {
             let watch = Stopwatch::start();
             load.more(20).await;
-            assert!(
-                watch.elapsed() < Duration::from_millis(1_500),
-                "{:?}",
-                watch.elapsed()
+            machine.judge(
+                "20 writes without etcd",
+                watch.elapsed(),
+                Duration::from_millis(1_500),
             );
         }
         lan.heal(victim);
