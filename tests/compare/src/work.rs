@@ -400,7 +400,7 @@ impl<'a> Session<'a> {
                 "no append was acknowledged: {tried:?}"
             );
             tokio::time::sleep(RESTART_LOOK).await;
-            patience += patience / 4;
+            patience = (patience + patience / 4).min(RESTART_MAX);
         }
         let mut all = latencies()?;
         record(&mut all, begin.elapsed());
