@@ -2,6 +2,7 @@
 //! case red. `scripts/sabotage` builds that server and holds this table to its word.
 
 use std::io;
+use std::ops::Range;
 
 /// Makes this process make the mistake for all of its life.
 ///
@@ -35,6 +36,20 @@ pub struct Mutation {
     pub test: &'static str,
     /// Case of that file that must go red.
     pub case: &'static str,
+    /// Whether [whole simulated clusters](crate::whole) must notice too, in one of their first [`WHOLE_SEEDS`].
+    pub is_seen_whole: bool,
+}
+
+/// Runs of whole simulated clusters, one of which must be red where [`Mutation::is_seen_whole`].
+pub const WHOLE_SEEDS: Range<u64> = 1..21;
+
+impl Mutation {
+    const fn seen_whole(self) -> Self {
+        Self {
+            is_seen_whole: true,
+            ..self
+        }
+    }
 }
 
 const fn mutation(
@@ -48,6 +63,7 @@ const fn mutation(
         promise,
         test,
         case,
+        is_seen_whole: false,
     }
 }
 
@@ -68,7 +84,8 @@ pub const MUTATIONS: &[Mutation] = &[
         "exactly once on retry",
         "standalone",
         "a_retry_with_the_same_event_id_never_doubles",
-    ),
+    )
+    .seen_whole(),
     mutation(
         "window_not_recovered",
         "exactly once on retry, after a restart",
@@ -80,19 +97,22 @@ pub const MUTATIONS: &[Mutation] = &[
         "expectations",
         "standalone",
         "an_expectation_that_does_not_hold_is_a_conflict",
-    ),
+    )
+    .seen_whole(),
     mutation(
         "decide_ignores_waiting",
         "expectations, under load",
         "crash",
         KILLED,
-    ),
+    )
+    .seen_whole(),
     mutation(
         "mark_too_early",
         "resolved marks",
         "stream",
         "the_stream_is_complete_from_any_start_and_marks_are_never_contradicted",
-    ),
+    )
+    .seen_whole(),
     mutation(
         "consumer_unfenced",
         "one consumer at a time",
@@ -110,13 +130,15 @@ pub const MUTATIONS: &[Mutation] = &[
         "one order over all seats",
         "stream",
         "the_stream_is_complete_from_any_start_and_marks_are_never_contradicted",
-    ),
+    )
+    .seen_whole(),
     mutation(
         "parts_unawaited",
         "one order over all nodes",
         "changes",
         "every_node_shows_the_whole_stream_while_nodes_die",
-    ),
+    )
+    .seen_whole(),
     mutation(
         "caught_up_at_mark",
         "a stream that has caught up has shown all there was",
@@ -182,5 +204,6 @@ pub const MUTATIONS: &[Mutation] = &[
         "numbers that another node took",
         "combiner",
         "no_number_comes_twice_when_the_node_that_is_asked_is_killed",
-    ),
+    )
+    .seen_whole(),
 ];

@@ -1,17 +1,23 @@
-//! `scripts/sabotage [NAME…]`: shows that the tests notice. Builds the server with its named mutations, lets it make
-//! one after the other, and demands that the case that guards the promise goes red, and is green without.
+//! `scripts/sabotage [--whole] [NAME…]`: shows that the tests notice. Builds the server with its named mutations, lets it
+//! make one after the other, and demands that the case that guards the promise goes red, and is green without; with
+//! `--whole`, that one of a few simulated clusters goes red.
 
-use rdb_tests::mutations::{MUTATIONS, Mutation};
+use rdb_tests::mutations::{MUTATIONS, Mutation, WHOLE_SEEDS};
+use rdb_tests::whole::sweep::{Wanted, sweep};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use tokio::runtime::Runtime;
 
 fn main() -> io::Result<ExitCode> {
-    let names: Vec<String> = std::env::args().skip(1).collect();
-    let chosen: Vec<&Mutation> = MUTATIONS
-        .iter()
-        .filter(|mutation| names.is_empty() || names.iter().any(|name| name == mutation.name))
-        .collect();
+    let mut names: Vec<String> = std::env::args().skip(1).collect();
+    let is_whole = names.iter().any(|name| name == "--whole");
+    names.retain(|name| name != "--whole");
+    let is_chosen = |mutation: &&Mutation| {
+        let is_named = names.iter().any(|name| name == mutation.name);
+        is_named || (names.is_empty() && (mutation.is_seen_whole || !is_whole))
+    };
+    let chosen: Vec<&Mutation> = MUTATIONS.iter().filter(is_chosen).collect();
     let unknown = names
         .iter()
         .find(|name| !MUTATIONS.iter().any(|mutation| mutation.name == **name));
@@ -19,7 +25,71 @@ fn main() -> io::Result<ExitCode> {
         writeln!(io::stderr(), "error: there is no mutation {name}")?;
         return Ok(ExitCode::from(2));
     }
-    let bin_dir = build()?;
+    let is_all_noticed = if is_whole {
+        by_simulation(&chosen)?
+    } else {
+        by_cases(&chosen)?
+    };
+    Ok(if is_all_noticed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Whether a run of a whole simulated cluster notices each of them.
+fn by_simulation(chosen: &[&Mutation]) -> io::Result<bool> {
+    let program = build(&[
+        "-p",
+        "rdb-tests",
+        "--bin",
+        "whole",
+        "--features",
+        "rdb-tests/sabotage",
+    ])?
+    .join("whole");
+    let runtime = Runtime::new()?;
+    let mut out = io::stdout();
+    let mut missed = 0;
+    for mutation in chosen {
+        let wanted = Wanted {
+            seeds: WHOLE_SEEDS,
+            jobs: std::thread::available_parallelism()?.get(),
+            limit: None,
+            mistake: Some(mutation.name),
+            ends_when_broken: true,
+        };
+        let sum = runtime.block_on(sweep(&program, wanted))?;
+        let (verdict, how) = match sum.violations.first() {
+            Some((seed, what)) => (
+                Verdict::Noticed,
+                format!("seed {seed}: {}", what.lines().next().unwrap_or_default()),
+            ),
+            None => (Verdict::Missed, format!("none of {} runs", sum.runs)),
+        };
+        missed += u32::from(verdict == Verdict::Missed);
+        writeln!(
+            out,
+            "{:<26} {:<40} {:<9} {how}",
+            mutation.name,
+            mutation.promise,
+            verdict.word()
+        )?;
+    }
+    Ok(missed == 0)
+}
+
+/// Whether the case that guards the promise notices each of them.
+fn by_cases(chosen: &[&Mutation]) -> io::Result<bool> {
+    let server = [
+        "-p",
+        "rdb-server",
+        "-p",
+        "rdb-client",
+        "--features",
+        "rdb-server/sabotage",
+    ];
+    let bin_dir = build(&server)?;
     let mut out = io::stdout();
     writeln!(out, "{:<26} {:<40} {:<9} noticed by", "mutation", "promise", "")?;
     let mut missed = 0;
@@ -31,6 +101,7 @@ fn main() -> io::Result<ExitCode> {
             promise,
             test,
             case,
+            ..
         } = mutation;
         writeln!(
             out,
@@ -38,11 +109,7 @@ fn main() -> io::Result<ExitCode> {
             verdict.word()
         )?;
     }
-    Ok(if missed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(missed == 0)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,22 +181,14 @@ fn colour(mutation: &Mutation, bin_dir: &Path, sabotaged: bool) -> io::Result<Co
     Err(io::Error::other(what))
 }
 
-/// Builds the server with the mutations in it, and the client that cases run, beside the usual ones; where they are.
-fn build() -> io::Result<PathBuf> {
+/// Builds these, with the mutations in them, beside the usual ones; where they are.
+fn build(what: &[&str]) -> io::Result<PathBuf> {
     let target = workspace().join("target/sabotage");
     let mut command = cargo();
     command
-        .args([
-            "build",
-            "--locked",
-            "-p",
-            "rdb-server",
-            "-p",
-            "rdb-client",
-            "--features",
-            "rdb-server/sabotage",
-            "--target-dir",
-        ])
+        .args(["build", "--locked"])
+        .args(what)
+        .arg("--target-dir")
         .arg(&target);
     if command.status()?.success() {
         Ok(target.join("debug"))

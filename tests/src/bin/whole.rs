@@ -5,9 +5,10 @@ use rdb_tests::arguments::Arguments;
 use rdb_tests::mutations::select;
 use rdb_tests::random::new_seed;
 use rdb_tests::whole::again::{Place, is_same_each_time};
-use rdb_tests::whole::sweep::sweep;
+use rdb_tests::whole::sweep::{Wanted, sweep};
 use rdb_tests::whole::{Done, Plan, run};
 use serde_json::json;
+use std::env::current_exe;
 use std::io::{self, Write as _};
 use std::ops::Range;
 use std::panic::resume_unwind;
@@ -68,7 +69,7 @@ fn the_same_again(seed: u64, words: &[String]) -> io::Result<ExitCode> {
             return one(seed, Arguments(words));
         }
     };
-    let ended = place.command(seed)?.args(words).status()?;
+    let ended = place.command(&current_exe()?, seed).args(words).status()?;
     let code = ended.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
 }
@@ -117,7 +118,14 @@ fn many(arguments: Arguments<'_>) -> io::Result<ExitCode> {
         .max(1);
     let limit = arguments.number("--seconds").map(Duration::from_secs);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let sum = runtime.block_on(sweep(seeds, jobs, limit, arguments.value("--sabotage")))?;
+    let wanted = Wanted {
+        seeds,
+        jobs,
+        limit,
+        mistake: arguments.value("--sabotage"),
+        ends_when_broken: false,
+    };
+    let sum = runtime.block_on(sweep(&current_exe()?, wanted))?;
     let mut out = io::stdout();
     if arguments.value("-o") == Some("json") {
         writeln!(out, "{}", sum.json())?;

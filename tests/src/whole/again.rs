@@ -2,12 +2,14 @@
 //! environment of whoever starts it.
 
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// In the environment of a process whose entropy was taken away.
 const SEED: &str = "RDB_WHOLE_SEED";
+/// Name of the library that stands in for the system's entropy and clock.
+const LIBRARY: &str = "entropy.so";
 /// Files there are in memory, where the system has such a place.
 const MEMORY: &str = "/dev/shm";
 
@@ -15,8 +17,9 @@ const MEMORY: &str = "/dev/shm";
 /// run that was ended.
 #[derive(Debug)]
 pub struct Place {
-    directory: TempDir,
-    library: PathBuf,
+    files: TempDir,
+    // In a directory of its own: nothing can be loaded from some places in memory.
+    library: TempDir,
 }
 
 impl Place {
@@ -27,24 +30,21 @@ impl Place {
     pub fn new() -> io::Result<Self> {
         let builder = || tempfile::Builder::new().prefix("rdb-whole-").to_owned();
         let in_memory = builder().tempdir_in(MEMORY);
-        let directory = in_memory.or_else(|_none| builder().tempdir())?;
-        let library = directory.path().join("entropy.so");
-        compile(&library)?;
-        Ok(Self { directory, library })
+        let files = in_memory.or_else(|_none| builder().tempdir())?;
+        let library = builder().tempdir()?;
+        compile(&library.path().join(LIBRARY))?;
+        Ok(Self { files, library })
     }
 
-    /// This program in a process that is the same each time.
-    ///
-    /// # Errors
-    /// When the program's own path cannot be told.
-    pub fn command(&self, seed: u64) -> io::Result<Command> {
-        let mut command = Command::new(std::env::current_exe()?);
+    /// A program in a process that is the same each time.
+    pub fn command(&self, program: &Path, seed: u64) -> Command {
+        let mut command = Command::new(program);
         command
             .env_clear()
-            .env("LD_PRELOAD", &self.library)
-            .env("TMPDIR", self.directory.path())
+            .env("LD_PRELOAD", self.library.path().join(LIBRARY))
+            .env("TMPDIR", self.files.path())
             .env(SEED, seed.to_string());
-        Ok(command)
+        command
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;
@@ -98,32 +99,44 @@ impl fmt::Display for Sum {
     }
 }
 
-/// Runs the seeds, so many at once. None is begun after `limit`. The server makes this mistake.
+/// Which runs are wanted.
+#[derive(Debug, Clone)]
+pub struct Wanted<'a> {
+    /// One run of each.
+    pub seeds: Range<u64>,
+    /// So many at once.
+    pub jobs: usize,
+    /// None is begun later than that.
+    pub limit: Option<Duration>,
+    /// The server makes this mistake.
+    pub mistake: Option<&'a str>,
+    /// None is begun once a promise was broken.
+    pub ends_when_broken: bool,
+}
+
+/// Runs what is wanted, by the program at `program`, which is `whole`.
 ///
 /// # Errors
 /// When no process can be started.
-pub async fn sweep(
-    seeds: Range<u64>,
-    jobs: usize,
-    limit: Option<Duration>,
-    mistake: Option<&str>,
-) -> io::Result<Sum> {
+pub async fn sweep(program: &Path, wanted: Wanted<'_>) -> io::Result<Sum> {
     let place = Place::new()?;
     let begun = Stopwatch::start();
-    let is_late = || limit.is_some_and(|limit| begun.elapsed() >= limit);
+    let is_late = || wanted.limit.is_some_and(|limit| begun.elapsed() >= limit);
     let mut sum = Sum {
-        seeds: seeds.start..seeds.start,
+        seeds: wanted.seeds.start..wanted.seeds.start,
         ..Sum::default()
     };
     let mut running = JoinSet::new();
-    let mut waiting = seeds;
+    let mut waiting = wanted.seeds;
     loop {
-        while running.len() < jobs
+        while running.len() < wanted.jobs
             && !is_late()
+            && (sum.violations.is_empty() || !wanted.ends_when_broken)
             && let Some(seed) = waiting.next()
         {
-            let mut command = command(&place, seed)?;
-            command.args(mistake.iter().flat_map(|mistake| ["--sabotage", mistake]));
+            let mut command = command(&place, program, seed);
+            let mistake = wanted.mistake.into_iter();
+            command.args(mistake.flat_map(|mistake| ["--sabotage", mistake]));
             sum.seeds.end = seed + 1;
             running.spawn(async move { (seed, one(command).await) });
         }
@@ -135,11 +148,11 @@ pub async fn sweep(
     }
 }
 
-fn command(place: &Place, seed: u64) -> io::Result<Command> {
-    let mut command = Command::from(place.command(seed)?);
+fn command(place: &Place, program: &Path, seed: u64) -> Command {
+    let mut command = Command::from(place.command(program, seed));
     command.args(["run", "--seed", &seed.to_string(), "-o", "json"]);
     command.stdin(Stdio::null()).kill_on_drop(true);
-    Ok(command)
+    command
 }
 
 /// What one run said.
