@@ -10,7 +10,7 @@ use rdb_tests::cluster::Cluster;
 use rdb_tests::etcd::Etcd;
 use rdb_tests::machine::Machine;
 use rdb_tests::say;
-use rdb_tests::time::{Boxed, Stopwatch, retry_pause, soon};
+use rdb_tests::time::{Boxed, Stopwatch, soon};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -76,36 +76,35 @@ async fn nodes(etcd: &Etcd, count: usize) -> Vec<Arc<EtcdCoordinator>> {
 /// Within this a node has numbers from an etcd that others ask too.
 const IN_TIME: Duration = Duration::from_millis(250);
 
-/// Numbers; on a machine that is too busy a node may have none in time, and says so, and is asked again.
-async fn numbers(node: &EtcdCoordinator, count: u64) -> Allocation {
+/// Numbers, and how often there were none: on a machine that is too busy a node may have none in time, and says so.
+async fn numbers(node: &EtcdCoordinator, count: u64) -> (Allocation, u64) {
+    let mut refused = 0;
     let asking = async {
         loop {
             match node.allocate(count).await {
-                Err(CoordinationError::Unavailable { .. }) => retry_pause().await,
+                Err(CoordinationError::Unavailable { .. }) => refused += 1,
                 answer => return answer.unwrap(),
             }
         }
     };
-    soon("numbers", asking).await
+    let allocation = soon("numbers", asking).await;
+    (allocation, refused)
 }
 
 /// Asks one time after the other, and returns what came. Nothing may be at or below what somebody had before.
-async fn ask(node: Arc<EtcdCoordinator>, times: u64, done: Arc<AtomicU64>) -> Vec<(Seq, u64, Timestamp)> {
-    let machine = Machine::watch();
+async fn ask(
+    node: Arc<EtcdCoordinator>,
+    times: u64,
+    done: Arc<AtomicU64>,
+    machine: Arc<Machine>,
+) -> Vec<(Seq, u64, Timestamp)> {
     let mut taken = Vec::new();
     let mut refused = 0;
     for n in 0..times {
         let count = 1 + n % 7;
         let before = done.load(Ordering::SeqCst);
-        let asking = async {
-            loop {
-                match node.allocate(count).await {
-                    Err(CoordinationError::Unavailable { .. }) => refused += 1,
-                    answer => return answer,
-                }
-            }
-        };
-        let Allocation { first, time } = soon("numbers", asking).await.unwrap();
+        let (Allocation { first, time }, in_vain) = numbers(&node, count).await;
+        refused += in_vain;
         assert!(first.get() > before, "{first} came after {before} had been told");
         done.fetch_max(first.get() + count - 1, Ordering::SeqCst);
         taken.push((first, count, time));
@@ -136,12 +135,12 @@ async fn eight_nodes_that_ask_at_once_get_each_number_once() {
         return;
     };
     let nodes = nodes(&etcd, 8).await;
-    let done = Arc::<AtomicU64>::default();
+    let (done, machine) = (Arc::<AtomicU64>::default(), Arc::new(Machine::watch()));
     let watch = Stopwatch::start();
     let mut asking = JoinSet::new();
     for node in &nodes {
         for _ in 0..4 {
-            asking.spawn(ask(Arc::clone(node), 50, Arc::clone(&done)));
+            asking.spawn(ask(Arc::clone(node), 50, Arc::clone(&done), Arc::clone(&machine)));
         }
     }
     let taken: Vec<_> = soon("all numbers", asking.join_all())
@@ -177,11 +176,11 @@ async fn nodes_that_race_give_way_to_each_other() {
     for n in 0..8 {
         nodes.push(join(&etcd, &format!("n{n}")).await);
     }
-    let done = Arc::<AtomicU64>::default();
+    let (done, machine) = (Arc::<AtomicU64>::default(), Arc::new(Machine::watch()));
     let watch = Stopwatch::start();
     let mut asking = JoinSet::new();
     for node in &nodes {
-        asking.spawn(ask(Arc::clone(node), 50, Arc::clone(&done)));
+        asking.spawn(ask(Arc::clone(node), 50, Arc::clone(&done), Arc::clone(&machine)));
     }
     let taken = soon("all numbers", asking.join_all()).await;
     assert_each_once(taken.into_iter().flatten().collect());
@@ -206,7 +205,7 @@ async fn a_node_without_etcd_gets_numbers_from_one_that_has_it() {
     let nodes = nodes(&etcd, 3).await;
     let mut last = Seq::ZERO;
     let mut above = async |node: &EtcdCoordinator| {
-        let first = numbers(node, 2).await.first;
+        let first = numbers(node, 2).await.0.first;
         assert!(first > last, "{first} after {last}");
         last = first.next();
     };

@@ -59,6 +59,13 @@ impl Case {
         took
     }
 
+    /// The same, which takes no lease: it is over before one ends.
+    async fn taken_over_in_time(&self, what: &str) {
+        let took = self.taken_over(what).await;
+        self.machine
+            .judge("taking the seat over", took, Duration::from_secs(8));
+    }
+
     /// Which node leads the victim's seat, as the others know it.
     async fn leader_of_the_seat(&self) -> Option<usize> {
         self.cluster.leader_as_known_to(self.others[0], 0).await
@@ -120,12 +127,7 @@ fn a_leader_that_is_cut_off_from_the_members_is_followed_by_another() {
         for other in case.others {
             lan.part(case.victim, other);
         }
-        let took = case.taken_over("cut off from the members").await;
-        case.machine.judge(
-            "taking the seat over before the lease ends",
-            took,
-            Duration::from_secs(8),
-        );
+        case.taken_over_in_time("cut off from the members").await;
         case.end(lan).await;
     });
 }
@@ -139,12 +141,7 @@ fn a_leader_that_nobody_hears_is_followed_by_another() {
         for other in case.others {
             lan.cut(Lan::address(case.victim), other);
         }
-        let took = case.taken_over("not heard by the members").await;
-        case.machine.judge(
-            "taking the seat over before the lease ends",
-            took,
-            Duration::from_secs(8),
-        );
+        case.taken_over_in_time("not heard by the members").await;
         case.end(lan).await;
     });
 }
@@ -158,12 +155,7 @@ fn a_leader_that_hears_nobody_gives_its_seat_up() {
         for other in case.others {
             lan.cut(Lan::address(other), case.victim);
         }
-        let took = case.taken_over("hears nobody").await;
-        case.machine.judge(
-            "taking the seat over before the lease ends",
-            took,
-            Duration::from_secs(8),
-        );
+        case.taken_over_in_time("hears nobody").await;
         case.end(lan).await;
     });
 }
@@ -178,12 +170,7 @@ fn a_node_that_vanishes_is_followed_by_another() {
             lan.part(case.victim, other);
         }
         lan.cut(HUB, case.victim);
-        let took = case.taken_over("vanished").await;
-        case.machine.judge(
-            "taking the seat over before the lease ends",
-            took,
-            Duration::from_secs(8),
-        );
+        case.taken_over_in_time("vanished").await;
         case.end(lan).await;
     });
 }

@@ -7,6 +7,7 @@ use rdb_tests::whole::sweep::{Wanted, sweep};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::thread::available_parallelism;
 use tokio::runtime::Runtime;
 
 fn main() -> io::Result<ExitCode> {
@@ -26,9 +27,30 @@ fn main() -> io::Result<ExitCode> {
         return Ok(ExitCode::from(2));
     }
     let is_all_noticed = if is_whole {
-        by_simulation(&chosen)?
+        let whole = [
+            "-p",
+            "rdb-tests",
+            "--bin",
+            "whole",
+            "--features",
+            "rdb-tests/sabotage",
+        ];
+        let program = build(&whole)?.join("whole");
+        let runtime = Runtime::new()?;
+        table(&chosen, |mutation| {
+            runtime.block_on(by_simulation(mutation, &program))
+        })?
     } else {
-        by_cases(&chosen)?
+        let server = [
+            "-p",
+            "rdb-server",
+            "-p",
+            "rdb-client",
+            "--features",
+            "rdb-server/sabotage",
+        ];
+        let bin_dir = build(&server)?;
+        table(&chosen, |mutation| by_case(mutation, &bin_dir))?
     };
     Ok(if is_all_noticed {
         ExitCode::SUCCESS
@@ -37,77 +59,19 @@ fn main() -> io::Result<ExitCode> {
     })
 }
 
-/// Whether a run of a whole simulated cluster notices each of them.
-fn by_simulation(chosen: &[&Mutation]) -> io::Result<bool> {
-    let program = build(&[
-        "-p",
-        "rdb-tests",
-        "--bin",
-        "whole",
-        "--features",
-        "rdb-tests/sabotage",
-    ])?
-    .join("whole");
-    let runtime = Runtime::new()?;
-    let mut out = io::stdout();
-    let mut missed = 0;
-    for mutation in chosen {
-        let wanted = Wanted {
-            seeds: WHOLE_SEEDS,
-            jobs: std::thread::available_parallelism()?.get(),
-            limit: None,
-            mistake: Some(mutation.name),
-            ends_when_broken: true,
-        };
-        let sum = runtime.block_on(sweep(&program, wanted))?;
-        let (verdict, how) = match sum.violations.first() {
-            Some((seed, what)) => (
-                Verdict::Noticed,
-                format!("seed {seed}: {}", what.lines().next().unwrap_or_default()),
-            ),
-            None => (Verdict::Missed, format!("none of {} runs", sum.runs)),
-        };
-        missed += u32::from(verdict == Verdict::Missed);
-        writeln!(
-            out,
-            "{:<26} {:<40} {:<9} {how}",
-            mutation.name,
-            mutation.promise,
-            verdict.word()
-        )?;
-    }
-    Ok(missed == 0)
-}
-
-/// Whether the case that guards the promise notices each of them.
-fn by_cases(chosen: &[&Mutation]) -> io::Result<bool> {
-    let server = [
-        "-p",
-        "rdb-server",
-        "-p",
-        "rdb-client",
-        "--features",
-        "rdb-server/sabotage",
-    ];
-    let bin_dir = build(&server)?;
+/// Judges one after the other, each with a row that says by what; whether none was missed.
+fn table(
+    chosen: &[&Mutation],
+    judged: impl Fn(&Mutation) -> io::Result<(Verdict, String)>,
+) -> io::Result<bool> {
     let mut out = io::stdout();
     writeln!(out, "{:<26} {:<40} {:<9} noticed by", "mutation", "promise", "")?;
     let mut missed = 0;
     for mutation in chosen {
-        let verdict = judge(mutation, &bin_dir)?;
+        let (verdict, by) = judged(mutation)?;
         missed += u32::from(!matches!(verdict, Verdict::Noticed | Verdict::NotRun));
-        let Mutation {
-            name,
-            promise,
-            test,
-            case,
-            ..
-        } = mutation;
-        writeln!(
-            out,
-            "{name:<26} {promise:<40} {:<9} {test}: {case}",
-            verdict.word()
-        )?;
+        let Mutation { name, promise, .. } = mutation;
+        writeln!(out, "{name:<26} {promise:<40} {:<9} {by}", verdict.word())?;
     }
     Ok(missed == 0)
 }
@@ -141,13 +105,31 @@ impl Verdict {
     }
 }
 
-fn judge(mutation: &Mutation, bin_dir: &Path) -> io::Result<Verdict> {
-    Ok(match colour(mutation, bin_dir, true)? {
+/// Whether a run of a whole simulated cluster notices it, which the sweep tells about.
+async fn by_simulation(mutation: &Mutation, program: &Path) -> io::Result<(Verdict, String)> {
+    let wanted = Wanted {
+        seeds: WHOLE_SEEDS,
+        jobs: available_parallelism()?.get(),
+        limit: None,
+        mistake: Some(mutation.name),
+        ends_when_broken: true,
+    };
+    let sum = sweep(program, wanted).await?;
+    Ok(match sum.violations.first() {
+        Some((seed, _)) => (Verdict::Noticed, format!("whole: seed {seed}")),
+        None => (Verdict::Missed, format!("whole: none of {} runs", sum.runs)),
+    })
+}
+
+/// Whether the case that guards the promise notices it.
+fn by_case(mutation: &Mutation, bin_dir: &Path) -> io::Result<(Verdict, String)> {
+    let verdict = match colour(mutation, bin_dir, true)? {
         Colour::Green => Verdict::Missed,
         Colour::NotRun => Verdict::NotRun,
         Colour::Red if colour(mutation, bin_dir, false)? == Colour::Green => Verdict::Noticed,
         Colour::Red => Verdict::RedAnyway,
-    })
+    };
+    Ok((verdict, format!("{}: {}", mutation.test, mutation.case)))
 }
 
 /// How the case ends, with the mutation or without.
