@@ -44,7 +44,7 @@ impl HandedOut {
         let mut new = BytesMut::new();
         for event in split_batch(encoded).map_err(Error::bad_answer)? {
             came = came.saturating_add(1);
-            let Event { seq, name, .. } = Event::decode(event.clone()).map_err(Error::bad_answer)?;
+            let Event { seq, name, .. } = Event::decode(&event).map_err(Error::bad_answer)?;
             let last = self.0.entry(name.slot()).or_default();
             let before = last.heard_on_this_connection.max(position);
             if seq <= before {

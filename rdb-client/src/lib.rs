@@ -66,7 +66,7 @@ pub use consumer::{Consumer, ConsumerOptions, SubscriptionStatus};
 pub use error::Error;
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdOptions, node_addresses};
-pub use rdb_proto::event::{Change, Event, EventKind, Expectation};
+pub use rdb_proto::event::{Change, Event, EventKind, EventRef, Expectation};
 pub use rdb_proto::reason::{Happened, Reason};
 pub use rdb_proto::types::{Collection, EventId, Key, KeyName, Seq, Timestamp, Version};
 pub use read::{

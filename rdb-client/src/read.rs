@@ -131,7 +131,7 @@ impl Client {
         let as_of = Seq(answer.as_of_seq);
         self.note_seq(as_of);
         Ok(ReadAnswer {
-            event: Event::decode(answer.event).map_err(Error::bad_answer)?,
+            event: Event::decode(&answer.event).map_err(Error::bad_answer)?,
             as_of,
         })
     }
@@ -166,7 +166,7 @@ impl Client {
             }
             as_of = Some(Seq(answer.seq));
             for (name, answer) in page.iter().zip(answer.answers) {
-                let event = (!answer.event.is_empty()).then(|| Event::decode(answer.event));
+                let event = (!answer.event.is_empty()).then(|| Event::decode(&answer.event));
                 keys.push(KeyThen {
                     name: name.clone(),
                     event: event.transpose().map_err(Error::bad_answer)?,
@@ -282,7 +282,7 @@ impl History {
             message.map_err(|status| (Some(node.clone()), Error::from_status(&status, &node.address)))?;
         match message {
             Some(batch) => {
-                let events = decode_batch(batch.events).map_err(|error| (None, Error::bad_answer(error)))?;
+                let events = decode_batch(&batch.events).map_err(|error| (None, Error::bad_answer(error)))?;
                 self.read.extend(events);
                 self.stream = Some((node, stream));
             }

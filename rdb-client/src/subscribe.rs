@@ -15,11 +15,11 @@ use crate::connect::{Client, Node};
 use crate::handed_out::HandedOut;
 use crate::limits::STREAM_SILENCE_MAX;
 use crate::retry::Backoff;
-use crate::{Change, Error, Event, EventKind, Seq, Timestamp};
+use crate::{Change, Error, Event, EventKind, EventRef, Seq, Timestamp};
 use bytes::Bytes;
 use futures::Stream;
 use rdb_proto::convert::event_kind_to_wire;
-use rdb_proto::event::{decode_batch, next_seq, split_batch};
+use rdb_proto::event::{decode_batch, look_at_batch, next_seq, split_batch};
 use rdb_proto::v1;
 use rdb_proto::v1::subscribe_request::Start as WireStart;
 use rdb_proto::v1::subscribe_response::Message as WireMessage;
@@ -131,12 +131,21 @@ impl EventBatch {
         self.encoded.len()
     }
 
-    /// Reads the events.
+    /// Looks at the events one after the other, without copying anything of them: for who keeps few, or little of them.
+    /// Ends after an error.
+    ///
+    /// # Errors
+    /// Of an item, when the server sent something that is not an event.
+    pub fn iter(&self) -> impl Iterator<Item = Result<EventRef<'_>, Error>> {
+        look_at_batch(&self.encoded).map(|event| event.map_err(Error::bad_answer))
+    }
+
+    /// Reads the events, each as one of its own.
     ///
     /// # Errors
     /// When the server sent something that is not an event.
     pub fn decode(&self) -> Result<Vec<Event>, Error> {
-        decode_batch(self.encoded.clone()).map_err(Error::bad_answer)
+        decode_batch(&self.encoded).map_err(Error::bad_answer)
     }
 
     /// Reads the events, each with the one before it of the same key when [`Subscription::with_before`] asked for it.
@@ -144,8 +153,8 @@ impl EventBatch {
     /// # Errors
     /// When the server sent something that is not an event.
     pub fn changes(&self) -> Result<Vec<Change>, Error> {
-        let split = self.split()?.into_iter();
-        split
+        self.split()?
+            .iter()
             .map(Change::decode)
             .collect::<Result<_, _>>()
             .map_err(Error::bad_answer)

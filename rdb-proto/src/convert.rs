@@ -1,6 +1,6 @@
 //! Wire types to words and back: the only place that sees both. What comes from a stranger is checked here.
 
-use crate::event::{Event, EventError, EventKind, Expectation, NewEvent};
+use crate::event::{EventKind, Expectation, NewEvent};
 use crate::limits::{
     APPEND_BYTES_MAX, APPEND_EVENTS_MAX, META_NAME_BYTES_MAX, META_PAIRS_MAX, META_VALUE_BYTES_MAX,
     PAYLOAD_BYTES_MAX, TAG_BYTES_MAX, TAGS_MAX, TYPE_BYTES_MAX,
@@ -8,25 +8,6 @@ use crate::limits::{
 use crate::types::{EventId, FieldError, KeyName, Seq, Timestamp, Version};
 use crate::v1;
 use uuid::Uuid;
-
-/// Reads a stored event.
-///
-/// # Errors
-/// [`EventError`] when a field has a value that no server writes.
-pub fn event(wire: v1::Event) -> Result<Event, EventError> {
-    Ok(Event {
-        seq: Seq(wire.seq),
-        name: KeyName::new(&wire.collection, &wire.key)?,
-        version: Version(wire.version),
-        kind: event_kind(wire.kind)?,
-        event_type: wire.r#type,
-        tags: wire.tags,
-        meta: wire.meta,
-        payload: wire.payload,
-        event_id: EventId::from_bytes(&wire.event_id)?,
-        time: Timestamp(wire.time_us),
-    })
-}
 
 /// Reads a kind of event.
 ///

@@ -1,5 +1,7 @@
 //! Events: as clients hand them in ([`NewEvent`]), as the log keeps them ([`StoredEvents`]) and one by one ([`Event`]).
 
+pub use crate::fields::EventRef;
+use crate::fields::events_in;
 use crate::types::{Collection, EventId, FieldError, Key, KeyName, Seq, Timestamp, Version};
 use crate::{convert, v1};
 use bytes::{Bytes, BytesMut};
@@ -122,8 +124,8 @@ impl Event {
     ///
     /// # Errors
     /// [`EventError`] when the bytes are not an event.
-    pub fn decode(encoded: Bytes) -> Result<Self, EventError> {
-        convert::event(v1::Event::decode(encoded)?)
+    pub fn decode(encoded: &Bytes) -> Result<Self, EventError> {
+        Ok(EventRef::read(encoded)?.into_event(encoded, None)?)
     }
 }
 
@@ -202,12 +204,14 @@ impl Change {
     ///
     /// # Errors
     /// [`EventError`] when the bytes are not that.
-    pub fn decode(encoded: Bytes) -> Result<Self, EventError> {
-        let mut event = v1::Event::decode(encoded)?;
-        let before = event.before.take();
+    pub fn decode(encoded: &Bytes) -> Result<Self, EventError> {
+        let wire = EventRef::read(encoded)?;
+        let before = wire.before.map(EventRef::read).transpose()?;
+        let event = wire.into_event(encoded, None)?;
+        let before = before.map(|before| before.into_event(encoded, Some(&event.name)));
         Ok(Self {
-            event: convert::event(event)?,
-            before: before.map(|before| convert::event(*before)).transpose()?,
+            before: before.transpose()?,
+            event,
         })
     }
 }
@@ -288,33 +292,34 @@ impl StoredEvents {
     /// # Errors
     /// [`EventError`] when the bytes are not such a batch.
     pub fn decode(encoded: Bytes) -> Result<Self, EventError> {
-        let events = decode_batch(encoded.clone())?;
-        let (first, last) = match events.as_slice() {
-            [] => return Err(EventError::Batch("no events")),
-            [only] => (only, only),
-            [first, .., last] => (first, last),
-        };
+        let mut events = events_in(&encoded);
+        let first = EventRef::read(events.next().ok_or(EventError::Batch("no events"))??)?;
+        let mut event_ids = vec![first.event_id];
+        let mut kind = first.kind;
         // Nobody counts on from what no database reaches: these bytes may be of anybody.
-        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
-        let has_end = |first: u64| first.checked_add(count).is_some();
-        if !has_end(first.seq.get()) || !has_end(first.version.get()) {
-            return Err(EventError::Batch("numbers beyond the last"));
-        }
-        let is_dense = events.iter().zip(0..).all(|(event, n)| {
-            event.seq == first.seq.plus(n)
-                && event.version == first.version.plus(n)
-                && event.name == first.name
-                && event.time == first.time
-        });
-        if !is_dense {
-            return Err(EventError::Batch("events are not dense in one key"));
+        let next = |number: u64| {
+            number
+                .checked_add(1)
+                .ok_or(EventError::Batch("numbers beyond the last"))
+        };
+        let (mut seq, mut version) = (next(first.seq.get())?, next(first.version.get())?);
+        for event in events {
+            let event = EventRef::read(event?)?;
+            if (event.seq, event.version, event.time) != (Seq(seq), Version(version), first.time)
+                || (event.collection, event.key) != (first.collection, first.key)
+            {
+                return Err(EventError::Batch("events are not dense in one key"));
+            }
+            event_ids.push(event.event_id);
+            kind = event.kind;
+            (seq, version) = (next(seq)?, next(version)?);
         }
         Ok(Self {
-            name: first.name.clone(),
+            name: KeyName::new(first.collection, first.key)?,
             first_seq: first.seq,
             first_version: first.version,
-            event_ids: events.iter().map(|event| event.event_id).collect(),
-            deletes: last.kind == EventKind::Delete,
+            event_ids: event_ids.into(),
+            deletes: kind == EventKind::Delete,
             time: first.time,
             encoded,
         })
@@ -348,16 +353,31 @@ impl fmt::Debug for StoredEvents {
     }
 }
 
+/// Looks at every event of a wire `EventBatch`, one after the other. Over after the first error: [`EventError::Batch`] when the
+/// bytes are not events.
+pub fn look_at_batch(encoded: &[u8]) -> impl Iterator<Item = Result<EventRef<'_>, EventError>> {
+    let mut events = Some(events_in(encoded));
+    std::iter::from_fn(move || {
+        let event = events.as_mut()?.next()?;
+        let event = event.and_then(EventRef::read);
+        if event.is_err() {
+            events = None;
+        }
+        Some(event.map_err(EventError::from))
+    })
+}
+
 /// Reads every event of a wire `EventBatch`.
 ///
 /// # Errors
 /// [`EventError`] when the bytes are not events.
-pub fn decode_batch(encoded: Bytes) -> Result<Vec<Event>, EventError> {
-    v1::EventBatch::decode(encoded)?
-        .events
-        .into_iter()
-        .map(convert::event)
-        .collect()
+pub fn decode_batch(encoded: &Bytes) -> Result<Vec<Event>, EventError> {
+    let mut events: Vec<Event> = Vec::with_capacity(events_in(encoded).count());
+    for event in events_in(encoded) {
+        let last = events.last().map(|last| &last.name);
+        events.push(EventRef::read(event?)?.into_event(encoded, last)?);
+    }
+    Ok(events)
 }
 
 /// Splits a wire `EventBatch` into its events, still encoded, without copying.
@@ -499,7 +519,7 @@ mod tests {
     #[test]
     fn batches_join_by_concatenation() {
         let joined = [stored(2).encoded, stored(1).encoded].concat();
-        let seqs: Vec<_> = decode_batch(joined.into())
+        let seqs: Vec<_> = decode_batch(&joined.into())
             .unwrap()
             .iter()
             .map(|event| event.seq.get())
@@ -512,7 +532,7 @@ mod tests {
         let events = stored(3);
         let split = split_batch(events.encoded.clone()).unwrap();
         assert_eq!(split.len(), 3);
-        assert_eq!(Event::decode(split[1].clone()).unwrap().version, Version(4));
+        assert_eq!(Event::decode(&split[1]).unwrap().version, Version(4));
         assert_eq!(join_batch(&split), events.encoded);
     }
 
@@ -521,10 +541,10 @@ mod tests {
         let events = split_batch(stored(2).encoded).unwrap();
         let joined = with_before(&events[1], &events[0]);
         assert_eq!(seq_of(&joined).unwrap(), Seq(41));
-        let change = Change::decode(joined).unwrap();
-        assert_eq!(change.event, Event::decode(events[1].clone()).unwrap());
-        assert_eq!(change.before, Some(Event::decode(events[0].clone()).unwrap()));
-        assert_eq!(Change::decode(events[0].clone()).unwrap().before, None);
+        let change = Change::decode(&joined).unwrap();
+        assert_eq!(change.event, Event::decode(&events[1]).unwrap());
+        assert_eq!(change.before, Some(Event::decode(&events[0]).unwrap()));
+        assert_eq!(Change::decode(&events[0]).unwrap().before, None);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A glance at the body of an events entry: what an index needs, without building the events.
 //!
-//! Reads the wire form of [`v1::EventBatch`](crate::v1::EventBatch) field by field and copies nothing but event
-//! ids. What it reads was written by [`StoredEvents::number`](crate::event::StoredEvents::number) and has passed
+//! Copies nothing but event ids. What it reads was written by [`StoredEvents::number`](crate::event::StoredEvents::number) and has passed
 //! the log's check; anything else is an error and never a panic.
 
 use crate::event::EventError;
+use crate::fields::{Field, Fields, KIND_DELETE, events_in, number, text};
 use crate::types::{Collection, EventId, Version};
 use uuid::Uuid;
 
@@ -27,14 +27,10 @@ pub struct Glance<'a> {
 /// [`EventError::Batch`] when the bytes are not a batch of at least one event.
 pub fn glance<'a>(encoded: &'a [u8], ids: &mut Vec<EventId>) -> Result<Glance<'a>, EventError> {
     ids.clear();
-    let mut batch = Reader(encoded);
     let mut first = None;
     let mut deletes = false;
-    while let Some(field) = batch.next_field()? {
-        let Field::Bytes(BATCH_EVENTS, event) = field else {
-            continue;
-        };
-        let (event, id) = read_event(event)?;
+    for event in events_in(encoded) {
+        let (event, id) = read_event(event?)?;
         ids.push(id);
         deletes = event.deletes;
         first.get_or_insert(event);
@@ -43,19 +39,8 @@ pub fn glance<'a>(encoded: &'a [u8], ids: &mut Vec<EventId>) -> Result<Glance<'a
     Ok(Glance { deletes, ..first })
 }
 
-/// Numbers of the fields of `rdb.v1.EventBatch` and `rdb.v1.Event`, which are for ever.
-const BATCH_EVENTS: u64 = 1;
-const EVENT_COLLECTION: u64 = 2;
-const EVENT_KEY: u64 = 3;
-const EVENT_VERSION: u64 = 4;
-const EVENT_KIND: u64 = 5;
-const EVENT_ID: u64 = 10;
-
-/// Value of `rdb.v1.EventKind` for a delete.
-const KIND_DELETE: u64 = 2;
-
 fn read_event(encoded: &[u8]) -> Result<(Glance<'_>, EventId), EventError> {
-    let mut event = Reader(encoded);
+    let mut event = Fields(encoded);
     let mut found = Glance {
         collection: Collection::DEFAULT,
         key: "",
@@ -65,11 +50,11 @@ fn read_event(encoded: &[u8]) -> Result<(Glance<'_>, EventId), EventError> {
     let mut id = None;
     while let Some(field) = event.next_field()? {
         match field {
-            Field::Bytes(EVENT_COLLECTION, bytes) if !bytes.is_empty() => found.collection = text(bytes)?,
-            Field::Bytes(EVENT_KEY, bytes) => found.key = text(bytes)?,
-            Field::Number(EVENT_VERSION, version) => found.first_version = Version(version),
-            Field::Number(EVENT_KIND, kind) => found.deletes = kind == KIND_DELETE,
-            Field::Bytes(EVENT_ID, bytes) => id = Uuid::from_slice(bytes).ok(),
+            Field::Bytes(number::COLLECTION, bytes) if !bytes.is_empty() => found.collection = text(bytes)?,
+            Field::Bytes(number::KEY, bytes) => found.key = text(bytes)?,
+            Field::Number(number::VERSION, version) => found.first_version = Version(version),
+            Field::Number(number::KIND, kind) => found.deletes = kind == KIND_DELETE,
+            Field::Bytes(number::EVENT_ID, bytes) => id = Uuid::from_slice(bytes).ok(),
             Field::Bytes(..) | Field::Number(..) | Field::Fixed => {}
         }
     }
@@ -79,63 +64,6 @@ fn read_event(encoded: &[u8]) -> Result<(Glance<'_>, EventId), EventError> {
     let id = id.ok_or(EventError::Batch("an event without an id"))?;
     Ok((found, EventId(id)))
 }
-
-fn text(bytes: &[u8]) -> Result<&str, EventError> {
-    str::from_utf8(bytes).map_err(|_invalid| EventError::Batch("a name that is not UTF-8"))
-}
-
-/// A field with its number.
-enum Field<'a> {
-    Number(u64, u64),
-    Bytes(u64, &'a [u8]),
-    /// One of a type that no field here has.
-    Fixed,
-}
-
-/// Reads protobuf fields one after the other.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn next_field(&mut self) -> Result<Option<Field<'a>>, EventError> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        let tag = self.varint()?;
-        let number = tag >> 3;
-        Ok(Some(match tag & 7 {
-            0 => Field::Number(number, self.varint()?),
-            2 => {
-                let length = self.varint()?;
-                Field::Bytes(number, self.take(length)?)
-            }
-            1 => self.take(8).map(|_fixed| Field::Fixed)?,
-            5 => self.take(4).map(|_fixed| Field::Fixed)?,
-            _ => return Err(EventError::Batch("a field of no known type")),
-        }))
-    }
-
-    fn varint(&mut self) -> Result<u64, EventError> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let (byte, rest) = self.0.split_first().ok_or(CUT_SHORT)?;
-            self.0 = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(EventError::Batch("a number that does not end"))
-    }
-
-    fn take(&mut self, length: u64) -> Result<&'a [u8], EventError> {
-        let length = usize::try_from(length).map_err(|_huge| CUT_SHORT)?;
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(CUT_SHORT)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-}
-
-const CUT_SHORT: EventError = EventError::Batch("events are cut short");
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`types`] | a newtype for every number and name with a meaning |
 //! | [`event`] | events as clients hand them in and as the log keeps them |
+//! | `fields` | the wire form of events, read without building messages |
 //! | [`entry`] | entries of a seat's log |
 //! | [`glance`] | what an index needs of an entry, without building the events |
 //! | [`limits`] | what is too big or too many, for both sides |
@@ -21,6 +22,7 @@ pub mod convert;
 pub mod cursor;
 pub mod entry;
 pub mod event;
+mod fields;
 pub mod glance;
 pub mod limits;
 pub mod live;

@@ -360,7 +360,10 @@ impl Key {
         if key.is_empty() {
             return Err(FieldError::invalid("key", "must not be empty"));
         }
-        if let Some(control) = key.chars().find(|c| c.is_control()) {
+        // Of ASCII, bytes tell as much as characters, and sooner: names of events that are read go through here.
+        let is_plain = key.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+        let control = || key.chars().find(|c| c.is_control());
+        if !is_plain && let Some(control) = control() {
             let problem = format!("must not contain the control character {control:?}");
             return Err(FieldError::invalid("key", problem));
         }
@@ -479,7 +482,11 @@ mod tests {
             Key::new("a\0b").unwrap_err().to_string(),
             "key must not contain the control character '\\0'"
         );
+        for control in ["\u{7f}", "ü\u{85}"] {
+            assert!(Key::new(control).is_err(), "{control:?}");
+        }
         assert!(Key::new(&"k".repeat(KEY_BYTES_MAX)).is_ok());
+        assert!(Key::new(" ~ü/東京").is_ok());
     }
 
     #[test]

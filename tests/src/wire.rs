@@ -248,7 +248,7 @@ impl Api {
         );
         let answer = answer.await?;
         let event = |encoded: Bytes| {
-            let event = || Event::decode(encoded.clone()).expect("a node answers with events");
+            let event = || Event::decode(&encoded).expect("a node answers with events");
             (!encoded.is_empty()).then(event)
         };
         let answers = answer.answers.into_iter();
@@ -262,7 +262,7 @@ impl Api {
             Ok(data.read(request).await?.into_inner())
         });
         let answer = answer.await?;
-        let event = Event::decode(answer.event).expect("a node answers with an event");
+        let event = Event::decode(&answer.event).expect("a node answers with an event");
         assert!(
             event.seq.get() <= answer.as_of_seq,
             "an answer is complete up to what it shows"
@@ -285,7 +285,7 @@ impl Api {
             let mut pages = data.history(request).await?.into_inner();
             let mut events = Vec::new();
             while let Some(page) = pages.next().await {
-                events.extend(decode_batch(page?.events).expect("a node answers with events"));
+                events.extend(decode_batch(&page?.events).expect("a node answers with events"));
             }
             Ok(events)
         });
@@ -540,7 +540,7 @@ impl Changes {
                 after: opened.after_seq,
             },
             Message::Changes(batch) => {
-                let events = decode_batch(batch).expect("a node sends events");
+                let events = decode_batch(&batch).expect("a node sends events");
                 self.waiting
                     .extend(events.into_iter().map(|event| Said::Change(Box::new(event))));
                 return;

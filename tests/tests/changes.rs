@@ -103,7 +103,7 @@ async fn changes(
             subscribe_response::Message::Opened(first) => opened = Some(first),
             subscribe_response::Message::Changes(batch) => {
                 let events = split_batch(batch).unwrap().into_iter();
-                changes.extend(events.map(|event| Change::decode(event).unwrap()));
+                changes.extend(events.map(|event| Change::decode(&event).unwrap()));
             }
             subscribe_response::Message::Resolved(mark) => reached = mark.seq,
             subscribe_response::Message::CaughtUp(at) => reached = at.seq,

@@ -152,7 +152,7 @@ mod tests {
             lines.push(match message.unwrap() {
                 Message::Opened(seq) => format!("opened {seq}"),
                 Message::Changes(run) => {
-                    let events = decode_batch(run.encoded).unwrap();
+                    let events = decode_batch(&run.encoded).unwrap();
                     assert_eq!(run.count, u64::try_from(events.len()).unwrap());
                     let seqs: Vec<_> = events.iter().map(|event| event.seq.to_string()).collect();
                     seqs.join(" ")

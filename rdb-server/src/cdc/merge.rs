@@ -338,7 +338,7 @@ mod tests {
         loop {
             match merge.next(Bound::Resolved(Seq(mark)), 100).unwrap() {
                 Merged::Run(run) => {
-                    let events = decode_batch(run.encoded).unwrap();
+                    let events = decode_batch(&run.encoded).unwrap();
                     assert_eq!(run.count, u64::try_from(events.len()).unwrap());
                     seqs.extend(events.iter().map(|event| event.seq.get()));
                 }
@@ -422,7 +422,7 @@ mod tests {
         let mut pairs = Vec::new();
         while let Merged::Run(run) = merge.next(Bound::Resolved(Seq(8)), 100).unwrap() {
             for encoded in split_batch(run.encoded).unwrap() {
-                let change = Change::decode(encoded).unwrap();
+                let change = Change::decode(&encoded).unwrap();
                 let before = change.before.map_or(0, |before| before.seq.get());
                 pairs.push((change.event.seq.get(), before));
             }
@@ -466,7 +466,7 @@ mod tests {
             // A message of one byte: every entry is far larger than what may be read for one.
             while let Merged::Run(run) = merge.next(Bound::Resolved(Seq(9)), 1).unwrap() {
                 seqs.extend(
-                    decode_batch(run.encoded)
+                    decode_batch(&run.encoded)
                         .unwrap()
                         .iter()
                         .map(|event| event.seq.get()),
@@ -504,7 +504,7 @@ mod tests {
             let mut shown = Vec::new();
             while let Some(message) = stream.next().now_or_never() {
                 if let Message::Changes(run) = message.unwrap() {
-                    let events = decode_batch(run.encoded).unwrap();
+                    let events = decode_batch(&run.encoded).unwrap();
                     shown.extend(events.iter().map(|event| event.seq.get()));
                 }
             }

@@ -136,5 +136,5 @@ impl SeatSource {
 
 fn first_event(body: Bytes) -> Result<Timestamp, EventError> {
     let first = events_of(body).next().ok_or(EventError::Batch("no events"))?;
-    Ok(Event::decode(first?)?.time)
+    Ok(Event::decode(&first?)?.time)
 }

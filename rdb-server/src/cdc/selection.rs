@@ -70,7 +70,7 @@ impl Selection {
             if seq <= after || !self.filter.matches(&facets) {
                 continue;
             }
-            let event = || Event::decode(encoded.clone()).map_err(damaged);
+            let event = || Event::decode(&encoded).map_err(damaged);
             if seq <= self.snapshot {
                 let as_of = if sabotage::is(Sabotage::SnapshotSeam) {
                     self.snapshot.previous()

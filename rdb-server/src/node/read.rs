@@ -44,7 +44,7 @@ impl Handle {
         let located = located.ok_or_else(|| not_found(KeyState::default()))?;
         // An event of a large append must not keep all of it in memory for as long as the client takes to read.
         let encoded = Bytes::copy_from_slice(&located.read(&seat.log)?);
-        let event = decode(&seat.log, located, encoded.clone())?;
+        let event = decode(&seat.log, located, &encoded)?;
         if event.kind == EventKind::Delete {
             let state = KeyState {
                 version: event.version,
@@ -190,6 +190,6 @@ const fn state_of(standing: Standing) -> KeyState {
     }
 }
 
-fn decode(log: &LogReader, located: Located, encoded: Bytes) -> Result<Event, StorageError> {
+fn decode(log: &LogReader, located: Located, encoded: &Bytes) -> Result<Event, StorageError> {
     Event::decode(encoded).map_err(|error| log.damaged_body(located.index, &error))
 }

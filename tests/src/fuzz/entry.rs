@@ -49,11 +49,11 @@ fn read_batch(body: &Bytes) {
     assert_eq!(event::split_batch(joined).as_ref(), Ok(&events));
     for pair in events.windows(2) {
         let [before, after] = pair else { continue };
-        let is_event = |bytes: &Bytes| Event::decode(bytes.clone());
+        let is_event = |bytes: &Bytes| Event::decode(bytes);
         if let (Ok(before_event), Ok(event)) = (is_event(before), is_event(after))
             && v1::Event::decode(after.clone()).is_ok_and(|event| event.before.is_none())
         {
-            let change = Change::decode(event::with_before(after, before)).expect("both parts are events");
+            let change = Change::decode(&event::with_before(after, before)).expect("both parts are events");
             assert_eq!((change.event, change.before), (event, Some(before_event)));
         }
     }

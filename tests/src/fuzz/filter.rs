@@ -36,7 +36,7 @@ fn run(data: &[u8]) {
     drop(Facets::of(Bytes::copy_from_slice(event)));
     // As servers write it: prost reads a map whatever its tag says it is, and passes over it as the tag says.
     let encoded = Bytes::from(wire_event.encode_to_vec());
-    let Ok(event) = Event::decode(encoded.clone()) else {
+    let Ok(event) = Event::decode(&encoded) else {
         return;
     };
     let facets = Facets::of(encoded).unwrap();

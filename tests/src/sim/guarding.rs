@@ -301,7 +301,7 @@ impl World {
 fn time_of(entry: &Entry) -> Option<Timestamp> {
     match &entry.body {
         EntryBody::Events(events) => {
-            let events = decode_batch(events.encoded.clone()).ok()?;
+            let events = decode_batch(&events.encoded).ok()?;
             events.last().map(|event| event.time)
         }
         EntryBody::EpochStart(_) | EntryBody::Cursor(_) => None,

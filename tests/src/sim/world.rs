@@ -604,7 +604,7 @@ impl World {
         for (_, log) in self.checks.commits.all() {
             for entry in log {
                 if let EntryBody::Events(events) = &entry.body {
-                    stream.extend(decode_batch(events.encoded.clone()).map_err(|error| Violation {
+                    stream.extend(decode_batch(&events.encoded).map_err(|error| Violation {
                         rule: "stored events",
                         what: error.to_string(),
                     })?);

@@ -44,6 +44,7 @@ pub const STEPS: &[Step] = &[
     step("core: a batch, three members", BATCH, core::batch_of_three),
     step("codec: an append gets its numbers", 1, codec::number),
     step("codec: a message to a member and back", BATCH, codec::message),
+    step("codec: a client looks at a batch", BATCH, codec::look),
     step("codec: a client reads a batch", BATCH, codec::decode),
     step("log: all of it is read", logs::EVENTS, logs::read),
     step("merge: two seats, every event", 2 * logs::EVENTS, logs::merge),
