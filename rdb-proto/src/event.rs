@@ -293,7 +293,11 @@ impl StoredEvents {
     /// [`EventError`] when the bytes are not such a batch.
     pub fn decode(encoded: Bytes) -> Result<Self, EventError> {
         let mut events = events_in(&encoded);
-        let first = EventRef::read(events.next().ok_or(EventError::Batch("no events"))??)?;
+        let read = |encoded| match EventRef::read(encoded)? {
+            EventRef { before: Some(_), .. } => Err(EventError::Batch("a stored event carries another")),
+            event => Ok(event),
+        };
+        let first = read(events.next().ok_or(EventError::Batch("no events"))??)?;
         let mut event_ids = vec![first.event_id];
         let mut kind = first.kind;
         // Nobody counts on from what no database reaches: these bytes may be of anybody.
@@ -304,7 +308,7 @@ impl StoredEvents {
         };
         let (mut seq, mut version) = (next(first.seq.get())?, next(first.version.get())?);
         for event in events {
-            let event = EventRef::read(event?)?;
+            let event = read(event?)?;
             if (event.seq, event.version, event.time) != (Seq(seq), Version(version), first.time)
                 || (event.collection, event.key) != (first.collection, first.key)
             {
@@ -563,5 +567,12 @@ mod tests {
             Err(EventError::Batch(_))
         ));
         assert!(StoredEvents::decode(Bytes::from_static(b"\xff\xff")).is_err());
+        let event = stored(1).encoded;
+        let events = split_batch(event).unwrap();
+        let with_another = join_batch([&with_before(&events[0], &events[0])]);
+        assert!(matches!(
+            StoredEvents::decode(with_another),
+            Err(EventError::Batch(_))
+        ));
     }
 }

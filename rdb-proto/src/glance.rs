@@ -55,7 +55,7 @@ fn read_event(encoded: &[u8]) -> Result<(Glance<'_>, EventId), EventError> {
             Field::Number(number::VERSION, version) => found.first_version = Version(version),
             Field::Number(number::KIND, kind) => found.deletes = kind == KIND_DELETE,
             Field::Bytes(number::EVENT_ID, bytes) => id = Uuid::from_slice(bytes).ok(),
-            Field::Bytes(..) | Field::Number(..) | Field::Fixed => {}
+            Field::Bytes(..) | Field::Number(..) | Field::Fixed(_) => {}
         }
     }
     if found.key.is_empty() {
