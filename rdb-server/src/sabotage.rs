@@ -41,6 +41,8 @@ sabotages! {
     SplitAppend = "split_append";
     /// Entries are acknowledged without waiting for the disk (section 8).
     NoFsync = "no_fsync";
+    /// Entries of which the disk said that they could not be written are acknowledged (rule 6.3.3).
+    DiskErrorIgnored = "disk_error_ignored";
     /// The end of the log is taken as it stands, its checks not looked at (section 8).
     TornTailKept = "torn_tail_kept";
     /// Damage before the durable mark is cut like a torn tail (section 8).

@@ -8,6 +8,7 @@ use crate::lan::{self, Lan};
 use crate::process::{Node, Settings, Starting};
 use crate::random::Random;
 use crate::say;
+use crate::shim::{Library, Shim};
 use crate::time::{pause, soon};
 use crate::wire::Api;
 use crate::workload::Ticks;
@@ -31,6 +32,8 @@ pub struct Site {
     pub directory: Option<PathBuf>,
     /// Each node has a disk of its own that can lose its power.
     pub has_disks: bool,
+    /// Before each node stands what can make its disk fail and its clock jump.
+    pub has_shims: bool,
     /// Where etcd is, when it is not one of the cluster's own.
     pub etcd: Option<String>,
 }
@@ -46,6 +49,8 @@ pub struct Cluster {
     // In this order, since what is above uses what is below.
     nodes: Vec<Option<Node>>,
     disks: Vec<Disk>,
+    shims: Vec<Shim>,
+    library: Option<Library>,
     data: TempDir,
 }
 
@@ -77,6 +82,8 @@ impl Cluster {
             addresses: Vec::new(),
             nodes: Vec::new(),
             disks: Vec::new(),
+            shims: Vec::new(),
+            library: site.has_shims.then(|| Library::new().unwrap()),
             data: scratch(site.directory.as_deref()),
             site,
         };
@@ -133,6 +140,11 @@ impl Cluster {
         for (name, value) in more {
             settings = settings.with(name, value);
         }
+        if let Some(library) = &self.library {
+            let shim = Shim::new(&self.data.path().join(format!("n{}.shim", n + 1))).unwrap();
+            settings = shim.before(settings, library);
+            self.shims.push(shim);
+        }
         let mut host = Ipv4Addr::LOCALHOST;
         if self.site.directory.is_some() {
             settings = settings.logging_to(&self.data.path().join(format!("n{}.log", n + 1)));
@@ -154,6 +166,11 @@ impl Cluster {
         let disk = self.disks.get(n).map(Disk::path);
         disk.unwrap_or_else(|| self.data.path())
             .join(format!("n{}", n + 1))
+    }
+
+    /// What stands before the node, in a site that has it.
+    pub fn shim(&self, n: usize) -> &Shim {
+        &self.shims[n]
     }
 
     /// The network that the nodes are in, when it can be cut.

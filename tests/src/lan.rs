@@ -134,6 +134,14 @@ impl Lan {
         self.rule(to, "-A", &rule);
     }
 
+    /// Of all that is sent to a machine, so much is lost, whatever comes.
+    pub fn lose(&self, to: usize, percent: u64) {
+        let chance = format!("0.{percent:02}");
+        let some = ["-m", "statistic", "--mode", "random", "--probability", &chance];
+        let rule = [&["INPUT"], &some[..], &["-j", "DROP"]].concat();
+        self.rule(to, "-A", &rule.into_iter().map(str::to_owned).collect::<Vec<_>>());
+    }
+
     /// Cuts a machine off from another, both ways.
     pub fn part(&self, a: usize, b: usize) {
         self.cut(Self::address(a), b);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`process`] | real `rdb-server` processes: start, wait until ready, stop, kill |
 //! | [`files`], [`disk`] | files of a data directory; disks that can lose their power |
+//! | [`shim`], [`preload`] | what stands between a node and its machine: failing disks, jumping clocks |
 //! | [`etcd`], [`cluster`] | a real etcd, and whole clusters around it |
 //! | [`lan`], [`failover`] | machines that can be cut off from each other; how long a lost leader is felt |
 //! | [`torture`] | whole clusters under one fault after the other, drawn from a seed |
@@ -52,10 +53,12 @@ pub mod machine;
 pub mod model;
 pub mod model_etcd;
 pub mod mutations;
+pub mod preload;
 pub mod process;
 pub mod random;
 pub mod relay;
 pub mod scorecard;
+pub mod shim;
 pub mod sim;
 pub mod steps;
 pub mod time;

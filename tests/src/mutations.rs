@@ -80,6 +80,12 @@ pub const MUTATIONS: &[Mutation] = &[
         "nodes_that_lose_power_at_once_lose_nothing",
     ),
     mutation(
+        "disk_error_ignored",
+        "durability over errors of a disk",
+        "scorecard",
+        "what_is_acknowledged_survives_a_disk_of_which_a_call_fails",
+    ),
+    mutation(
         "duplicate_unchecked",
         "exactly once on retry",
         "standalone",

@@ -281,6 +281,17 @@ impl Node {
         self.child.kill().await.unwrap();
     }
 
+    /// Waits so long for its end; kills it with SIGKILL when there is none.
+    pub async fn ends_within(mut self, limit: Duration) -> Option<Ended> {
+        let watch = Stopwatch::start();
+        let Some(status) = maybe(limit, self.child.wait()).await else {
+            self.kill().await;
+            return None;
+        };
+        self.log.closed().await;
+        Some(Ended::new(status.unwrap(), watch.elapsed(), &self.log))
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         signal_to(self.process_id(), signal);

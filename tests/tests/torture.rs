@@ -40,6 +40,22 @@ async fn nodes_that_are_killed_lose_nothing() {
     strike("kill", 5, 71).await;
 }
 
+/// One write or sync of a node fails, while it runs or starts: it ends or goes on, and what it acknowledged is there.
+///
+/// Red when a failed write is acknowledged. Needs `cc`.
+#[tokio::test]
+async fn nodes_whose_disks_fail_lose_nothing() {
+    strike("disk", 3, 73).await;
+}
+
+/// Clocks jump by up to a day, and back: nothing depends on them but the times of events, which never go back.
+///
+/// Red when an event's time is that of its node's clock. Needs `cc`.
+#[tokio::test]
+async fn clocks_that_jump_harm_nothing() {
+    strike("clock", 3, 74).await;
+}
+
 /// All nodes lose power at once, and with it everything that they had not synced.
 ///
 /// Red when an acknowledgement does not wait for the disk. Needs root, `mkfs.ext4`, loop devices and `python3`.

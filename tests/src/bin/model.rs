@@ -82,6 +82,7 @@ const NOT_MODELLED: &[(&str, &str)] = &[
     ("expectation_unchecked", "conditions"),
     ("split_append", "writes of several events"),
     ("no_fsync", "below the core"),
+    ("disk_error_ignored", "below the core"),
     ("torn_tail_kept", "below the core"),
     ("damage_cut", "below the core"),
     ("window_not_recovered", "below the core"),

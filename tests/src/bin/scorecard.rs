@@ -11,8 +11,8 @@ Tries every promise, and puts what was seen beside the figures that are asked.
 Usage: scorecard [--quick] [--only ROWS] [--json FILE]
 
   --quick       a tenth of it, in minutes
-  --only ROWS   these rows only, with commas between: torture, retries, failover, sim, whole, damage, fuzz, sabotage,
-                model-etcd; torture makes five of them
+  --only ROWS   these rows only, with commas between: torture, retries, failover, sim, whole, damage, disk, fuzz,
+                sabotage, model-etcd; torture makes four of them
   --json FILE   also for programs
 
 It needs the tools beside it, as `cargo build --release --workspace --bins` puts them there.

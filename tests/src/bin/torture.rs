@@ -29,8 +29,8 @@ Usage: torture [--seed N] [--rounds N | --duration D] [--nodes N] [--only FAULT,
   -o json         the report as one JSON object
 
 It needs rdb-server beside it, as `cargo build --release --workspace --bins` puts it there, and etcd. Power loss takes
-root, mkfs.ext4, loop devices and python3; cuts take root, ip and iptables. What this machine cannot do is not run, and
-the report says why.
+root, mkfs.ext4, loop devices and python3; cuts take root, ip and iptables; a failing disk and jumping clocks take a C
+compiler, cc. What this machine cannot do is not run, and the report says why.
 
 Exit codes: 0 nothing was broken; 1 a promise was broken, the report says which, how to repeat it and where data and logs
 are kept; 2 wrong arguments; 3 nothing could be run; 130 interrupted.

@@ -1,13 +1,15 @@
 //! The scorecard: each promise, how it is tried, how often, and what was seen. `scripts/scorecard` prints it.
 //!
 //! It tries nothing that no tool tries: it starts the tools ([`tools`]), reads their numbers and puts them beside the
-//! figures that are asked. Two things only are tried here, since no tool counts them: [`damage`] and [`retries`].
+//! figures that are asked. Three things only are tried here, since no tool counts them: [`damage`], [`failing`] and
+//! [`retries`].
 //!
 //! A row is **held** when nothing was seen that must not be and it was tried as often as is asked; **short** when nothing
 //! was seen, in fewer tries; **broken** when something was seen. What cannot be run is **not run**, with the reason, and
 //! never counts as held.
 
 pub mod damage;
+pub mod failing;
 pub mod retries;
 pub mod rows;
 pub mod tools;

@@ -1,7 +1,7 @@
 //! The rows: which tool tries which promise, how often, and what must not be seen.
 
 use super::tools::{self, Failover, Modelled, Swept, Torture, fuzzed, sabotaged, swept};
-use super::{Count, Form, Row, damage, retries};
+use super::{Count, Form, Row, damage, failing, retries};
 use crate::mutations::MUTATIONS;
 use crate::random::new_seed;
 use crate::say;
@@ -45,6 +45,10 @@ const DAMAGED: Promise = (
     "flipped bits and cut files are never served",
     "0 wrong answers, 0 panics",
 );
+const FAILED: Promise = (
+    "what was acknowledged survives a disk of which a write or sync fails",
+    "0 lost, 0 strange, every node starts again",
+);
 const FUZZED: Promise = ("bad input is refused", "0 crashes");
 const SABOTAGED: Promise = ("every mistake made on purpose is noticed", "all noticed");
 const MODEL_ETCD: Promise = (
@@ -56,13 +60,14 @@ const MODEL_ETCD: Promise = (
 const UNDISTURBED_MS: u64 = 200;
 
 /// What can be tried by itself, in the order of the rows.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "torture",
     "retries",
     "failover",
     "sim",
     "whole",
     "damage",
+    "disk",
     "fuzz",
     "sabotage",
     "model-etcd",
@@ -90,6 +95,7 @@ async fn some(name: &str, form: Form) -> Vec<Row> {
         "sim" => vec![simulated(form).await],
         "whole" => vec![whole(form).await],
         "damage" => vec![damaged(form)],
+        "disk" => vec![failing_disk(form).await],
         "fuzz" => vec![fuzz(form).await],
         "sabotage" => vec![sabotage(form).await],
         _ => vec![model_etcd(form).await],
@@ -246,6 +252,30 @@ async fn retried(form: Form) -> Row {
     }];
     let seen = format!("{doubled} doubled, {lost} lost, {untold} not told so");
     Row::tried(RETRIED, how, counts, (doubled + lost + untold > 0, seen))
+}
+
+async fn failing_disk(form: Form) -> Row {
+    let how = "each of the first 200 writes and syncs of a node fails, with EIO and with ENOSPC, and it starts again";
+    let found = match failing::run(form.part(failing::ASKED)).await {
+        Ok(found) => found,
+        Err(why) => return Row::not_run(FAILED, how, why.to_string()),
+    };
+    let failing::Found {
+        tried,
+        ended,
+        lost,
+        strange,
+        refused,
+    } = found;
+    let counts = vec![Count {
+        what: "failed calls",
+        done: tried,
+        asked: form.part(failing::ASKED),
+    }];
+    let seen = format!(
+        "{lost} lost, {strange} strange, {refused} did not start again; {ended} ended by themselves, the others went on"
+    );
+    Row::tried(FAILED, how, counts, (lost + strange + refused > 0, seen))
 }
 
 async fn failovers(form: Form) -> Vec<Row> {

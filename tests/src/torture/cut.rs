@@ -1,4 +1,4 @@
-//! Packets that are dropped: nobody believes two leaders, and who hears nobody does not lead.
+//! Packets that are dropped, all or some: nobody believes two leaders, and who hears nobody does not lead.
 
 use super::arena::{Arena, names};
 use super::lasts;
@@ -21,7 +21,7 @@ pub async fn strike(arena: &mut Arena) -> String {
         .lan()
         .expect("cuts are struck only in a network")
         .clone();
-    let way = arena.random.below(6);
+    let way = arena.random.below(7);
     let what = cut(&lan, arena, victim, way);
     // A leader that clients still reach, and nobody else, must not answer them from what it knows.
     arena.visit(victim);
@@ -31,9 +31,9 @@ pub async fn strike(arena: &mut Arena) -> String {
     format!("{} {what}, for {limit:?}", names(&[victim]))
 }
 
-fn cut(lan: &Lan, arena: &mut Arena, victim: usize, way: u64) -> &'static str {
+fn cut(lan: &Lan, arena: &mut Arena, victim: usize, way: u64) -> String {
     let others: Vec<usize> = (0..arena.nodes).filter(|n| *n != victim).collect();
-    match way {
+    let what = match way {
         0 => {
             for n in &others {
                 lan.part(victim, *n);
@@ -63,9 +63,15 @@ fn cut(lan: &Lan, arena: &mut Arena, victim: usize, way: u64) -> &'static str {
             lan.cut(HUB, victim);
             "gone without a word"
         }
+        5 => {
+            let percent = 5 + arena.random.below(40);
+            lan.lose(victim, percent);
+            return format!("loses {percent} % of what is sent to it");
+        }
         _ => {
             lan.cut_port(victim, arena.cluster.etcd.port());
             "cut off from etcd"
         }
-    }
+    };
+    what.to_owned()
 }

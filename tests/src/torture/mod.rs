@@ -8,12 +8,16 @@
 //! | [`mod@pause`] | SIGSTOP of one leader or both, for up to three times their lease |
 //! | [`cut`] | packets are dropped: between members, one way or both, or to etcd |
 //! | [`etcd`] | etcd is killed, or goes back to an older copy of its data |
+//! | [`mod@disk`] | a write or sync of one node fails, while it runs or starts |
+//! | [`clock`] | clocks jump by up to a day, and back |
 //!
 //! A new cluster is begun every so many rounds, so that disks and records stay small. What a machine cannot do is not
 //! run, and says why: it never counts as passed.
 
 pub mod arena;
+pub mod clock;
 pub mod cut;
+pub mod disk;
 pub mod etcd;
 pub mod kill;
 pub mod pause;
@@ -22,10 +26,11 @@ pub mod report;
 pub mod tally;
 
 use crate::cluster::Site;
-use crate::disk;
+use crate::disk as machine_disk;
 use crate::lan::Lan;
 use crate::random::Random;
 use crate::say;
+use crate::shim::Library;
 use crate::time::{Stopwatch, pause};
 use arena::Arena;
 use report::Report;
@@ -47,11 +52,23 @@ pub enum Fault {
     Cut,
     /// Etcd dies, or goes back.
     Etcd,
+    /// A write or sync fails.
+    Disk,
+    /// Clocks jump.
+    Clock,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Kill, Self::Power, Self::Pause, Self::Cut, Self::Etcd];
+    pub const ALL: [Self; 7] = [
+        Self::Kill,
+        Self::Power,
+        Self::Pause,
+        Self::Cut,
+        Self::Etcd,
+        Self::Disk,
+        Self::Clock,
+    ];
 
     /// Its name.
     pub const fn name(self) -> &'static str {
@@ -61,6 +78,8 @@ impl Fault {
             Self::Pause => "pause",
             Self::Cut => "cut",
             Self::Etcd => "etcd",
+            Self::Disk => "disk",
+            Self::Clock => "clock",
         }
     }
 
@@ -72,8 +91,10 @@ impl Fault {
                 "power loss of all nodes at once, with all that they had not synced; etcd keeps its own"
             }
             Self::Pause => "SIGSTOP of one leader or both, for up to three times the lease",
-            Self::Cut => "packets dropped between members, one way or both, or to etcd",
+            Self::Cut => "packets dropped between members, one way or both, or to etcd, all of them or some",
             Self::Etcd => "etcd killed, or put back to an older copy of its data",
+            Self::Disk => "one write or sync of one node fails, at any of 200 calls, while it runs or starts",
+            Self::Clock => "the clocks of one leader, both or all jump by up to a day, and back",
         }
     }
 
@@ -85,6 +106,8 @@ impl Fault {
             Self::Pause => Box::pin(pause::strike(arena)).await,
             Self::Cut => Box::pin(cut::strike(arena)).await,
             Self::Etcd => Box::pin(etcd::strike(arena)).await,
+            Self::Disk => Box::pin(disk::strike(arena)).await,
+            Self::Clock => Box::pin(clock::strike(arena)).await,
         }
     }
 }
@@ -151,6 +174,7 @@ pub async fn run(options: &Options, lan: Result<Lan, String>, directory: &Path, 
         lan: lan.ok(),
         directory: Some(directory.join(CLUSTER)),
         has_disks: able.contains(&Fault::Power),
+        has_shims: able.contains(&Fault::Disk) || able.contains(&Fault::Clock),
         etcd: None,
     };
     let mut random = Random::new(options.seed);
@@ -213,7 +237,8 @@ async fn faults_of_this_machine(
     for fault in &options.faults {
         let verdict = match fault {
             Fault::Kill | Fault::Pause | Fault::Etcd => Ok(()),
-            Fault::Power => disk::bites(directory).await,
+            Fault::Power => machine_disk::bites(directory).await,
+            Fault::Disk | Fault::Clock => Library::new().map(drop).map_err(|error| error.to_string()),
             Fault::Cut => lan.as_ref().map(|_| ()).map_err(Clone::clone),
         };
         match verdict {

@@ -1,9 +1,10 @@
 //! What makes a run the same each time: it begins in a process whose entropy and clock follow from the seed, without the
 //! environment of whoever starts it.
 
-use std::io::{self, Write as _};
+use crate::preload::compile;
+use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// In the environment of a process whose entropy was taken away.
@@ -32,7 +33,7 @@ impl Place {
         let in_memory = builder().tempdir_in(MEMORY);
         let files = in_memory.or_else(|_none| builder().tempdir())?;
         let library = builder().tempdir()?;
-        compile(&library.path().join(LIBRARY))?;
+        compile(include_str!("entropy.c"), &library.path().join(LIBRARY))?;
         Ok(Self { files, library })
     }
 
@@ -45,23 +46,6 @@ impl Place {
             .env("TMPDIR", self.files.path())
             .env(SEED, seed.to_string());
         command
-    }
-}
-
-fn compile(library: &Path) -> io::Result<()> {
-    let mut compiling = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-x", "c", "-", "-o"])
-        .arg(library)
-        .stdin(Stdio::piped())
-        .spawn()?;
-    if let Some(mut source) = compiling.stdin.take() {
-        source.write_all(include_bytes!("entropy.c"))?;
-    }
-    let compiled = compiling.wait()?;
-    if compiled.success() {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("cc: {compiled}")))
     }
 }
 

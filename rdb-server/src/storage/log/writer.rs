@@ -228,7 +228,9 @@ impl Writer {
     fn write_and_sync(&self) {
         let file = &self.current.file;
         let began = clock::monotonic();
-        if let Err(error) = file.write(&self.batch.bytes, self.batch_start) {
+        if let Err(error) = file.write(&self.batch.bytes, self.batch_start)
+            && !sabotage::is(Sabotage::DiskErrorIgnored)
+        {
             end("writing to", &file.path, self.batch_start, &error);
         }
         if !sabotage::is(Sabotage::NoFsync)
