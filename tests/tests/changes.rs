@@ -2,9 +2,9 @@
 #![cfg(test)]
 
 use rdb_client::{Client, Filter, Message, Seq, Start, Subscription};
-use rdb_proto::event::{Change, Event, EventKind, split_batch};
+use rdb_proto::event::{Change, Event, split_batch};
 use rdb_proto::v1::{self, subscribe_request, subscribe_response};
-use rdb_tests::checkers::stream;
+use rdb_tests::checkers::{held, stream};
 use rdb_tests::cluster::Cluster;
 use rdb_tests::time::{soon, within};
 use rdb_tests::wire::Said;
@@ -115,18 +115,6 @@ async fn changes(
     }
 }
 
-/// What each key held as of a seq, in the order of seqs.
-fn held(all: &[Event], seq: Seq) -> Vec<Event> {
-    let mut latest = BTreeMap::new();
-    for event in all.iter().filter(|event| event.seq <= seq) {
-        latest.insert(event.name.to_string(), event);
-    }
-    let mut held: Vec<Event> = latest.into_values().cloned().collect();
-    held.retain(|event| event.kind == EventKind::Write);
-    held.sort_by_key(|event| event.seq);
-    held
-}
-
 /// A snapshot has no seam: what keys hold as of one seq, then every event after it; also gone on with in its middle, at
 /// another node, while others write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -148,7 +136,7 @@ async fn a_snapshot_goes_over_into_changes_without_a_seam() {
     let last = all.last().unwrap().seq;
     for (n, snapshot_seq) in begun.into_iter().enumerate() {
         assert!(snapshot_seq > 0);
-        let held = held(&all, Seq(snapshot_seq));
+        let held = held::held(&all, Seq(snapshot_seq));
         let rest = all.iter().filter(|event| event.seq.get() > snapshot_seq);
         let expected: Vec<Event> = held.iter().chain(rest).cloned().collect();
         let middle = held[held.len() / 2].seq;

@@ -11,12 +11,14 @@
 //! | [`reads`] | a linearizable read saw what was acknowledged before it |
 //! | [`stream`] | the stream from any start is the same stream |
 //! | [`by_keys`] | the same in the order of keys: each key's events in order, marks that are true |
+//! | [`held`] | a snapshot shows what keys held as of one seq |
 //! | [`marks`] | nothing at or below a resolved mark comes after it |
 
 pub mod atomicity;
 pub mod by_keys;
 pub mod durability;
 pub mod expectations;
+pub mod held;
 pub mod marks;
 pub mod order;
 pub mod reads;

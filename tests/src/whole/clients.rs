@@ -1,5 +1,7 @@
-//! Clients that write and read, and subscribers; what they sent and were told.
+//! Clients that write and read, and consumers; what they sent and were told.
 
+use super::followers::LOOKS_UP_AFTER;
+use crate::checkers::held::{KeysThen, Shown};
 use crate::random::Random;
 use crate::workload::{History, Observation, Operation, Placed, Sent, Ticks, Told};
 use rdb_client::{
@@ -22,8 +24,6 @@ const SHARED_KEYS: u64 = 3;
 const SUBSCRIPTION: &str = "tail";
 /// What was sent before the faults ended has arrived after this long.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(3);
-/// Subscribers look up after this long: the last event may have come before they were told that it was the last.
-const LOOKS_UP_AFTER: Duration = Duration::from_millis(100);
 /// Events of one append.
 const APPEND_EVENTS: u64 = 5;
 
@@ -44,6 +44,10 @@ pub(super) struct Control {
     pub(super) history: RefCell<History>,
     /// What each subscriber got.
     pub(super) seen: RefCell<BTreeMap<String, Vec<Event>>>,
+    /// What streams showed that began with a snapshot.
+    pub(super) snapshots: RefCell<Vec<Shown>>,
+    /// What some keys were said to hold as of one seq.
+    pub(super) keys_then: RefCell<Vec<KeysThen>>,
     /// What the named subscription's consumers have handled, each event once or more often.
     pub(super) handled: RefCell<BTreeMap<Seq, Event>>,
     /// Up to where the named subscription was acknowledged.
@@ -84,6 +88,8 @@ impl Writer {
         while !self.control.is_over.get() {
             if self.random.one_in(4) {
                 self.read(&client).await;
+            } else if self.random.one_in(8) {
+                self.read_keys(&client).await;
             } else {
                 self.write(&client).await;
             }
@@ -221,39 +227,20 @@ impl Writer {
         };
         self.control.history.borrow_mut().observations.push(observation);
     }
-}
 
-/// Follows the stream from its beginning, until it is told how far that goes.
-pub(super) async fn follow(name: String, servers: Vec<String>, control: Rc<Control>) -> turmoil::Result {
-    let client = Client::connect(&servers)?;
-    let mut subscription = client.subscribe(Start::After(Seq::ZERO), Filter::default());
-    let is_done = |at: Seq| control.upto.get().is_some_and(|upto| at >= upto);
-    let (mut at, mut mark) = (Seq::ZERO, Seq::ZERO);
-    control.seen.borrow_mut().insert(name.clone(), Vec::new());
-    while !is_done(at) {
-        match clock::within(LOOKS_UP_AFTER, subscription.next()).await {
-            Some(Ok(Message::Events(batch))) if batch.first_seq() <= mark => {
-                return Err(format!("{name}: {batch:?} came after the mark {mark}").into());
-            }
-            Some(Ok(Message::Events(batch))) => {
-                at = batch.last_seq();
-                let mut seen = control.seen.borrow_mut();
-                seen.entry(name.clone()).or_default().extend(batch.decode()?);
-            }
-            Some(Ok(Message::Resolved { seq, .. } | Message::CaughtUp { seq })) if seq < mark => {
-                return Err(format!("{name}: the mark went back from {mark} to {seq}").into());
-            }
-            Some(Ok(Message::Resolved { seq, .. } | Message::CaughtUp { seq })) => {
-                mark = seq;
-                at = at.max(seq);
-            }
-            Some(Ok(Message::Opened { .. } | Message::FellBehind { .. } | Message::Interrupted(_)))
-            | None => {}
-            Some(Err(error)) => return Err(format!("{name}: {error}").into()),
+    /// Reads the keys that all share, as of one seq.
+    async fn read_keys(&self, client: &Client) {
+        let names: Vec<KeyName> = (0..SHARED_KEYS)
+            .map(|n| key_name(&format!("shared-{n}")))
+            .collect();
+        if let Ok(snapshot) = client.snapshot(&names, None).await {
+            let keys = snapshot.keys.into_iter().map(|then| (then.name, then.event));
+            self.control.keys_then.borrow_mut().push(KeysThen {
+                as_of: snapshot.as_of,
+                keys: keys.collect(),
+            });
         }
-        control.positions.borrow_mut().insert(name.clone(), at);
     }
-    Ok(())
 }
 
 /// Writes the last event, after everything that was still on its way has arrived: whatever is stored in spite of what its

@@ -10,7 +10,8 @@
 //! | [`again`] | what makes a run the same each time |
 //! | `ground` | the simulated machine ([`rdb_proto::simulation`]), and its listeners |
 //! | `site` | the hosts: nodes, and the model etcd |
-//! | `clients` | clients that write and read, and subscribers; what they sent and were told |
+//! | `clients` | clients that write and read, and consumers; what they sent and were told |
+//! | `followers` | subscribers of every kind |
 //! | `members` | whether the members of each seat hold the same at the end |
 //! | `nemesis` | which fault comes next, and whom it strikes |
 //! | `plan` | what a run is made of, drawn from its seed |
@@ -22,6 +23,7 @@
 
 pub mod again;
 mod clients;
+mod followers;
 mod ground;
 mod members;
 mod nemesis;

@@ -1,6 +1,7 @@
 //! One run.
 
-use super::clients::{CLIENTS, Control, Writer, consume, fence, follow, read_all};
+use super::clients::{CLIENTS, Control, Writer, consume, fence, read_all};
+use super::followers::{follow, follow_keys, follow_snapshots};
 use super::ground::Ground;
 use super::members;
 use super::nemesis::{Fault, Nemesis};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 use turmoil::{Builder, Sim};
@@ -168,10 +170,20 @@ impl World<'_> {
         // One at each node, and one that goes from node to node.
         let mut followed: Vec<Vec<String>> = self.site.nodes.iter().map(|node| vec![node.clone()]).collect();
         followed.push(self.site.nodes.clone());
-        let following = followed.into_iter().enumerate();
-        let following =
-            following.map(|(n, servers)| follow(format!("s{n}"), servers, Rc::clone(&self.control)));
-        self.sim.client(subscribers, together(following.collect()));
+        let mut following: Vec<Pin<Box<dyn Future<Output = turmoil::Result>>>> = Vec::new();
+        for (n, servers) in followed.into_iter().enumerate() {
+            following.push(Box::pin(follow(
+                format!("s{n}"),
+                servers,
+                Rc::clone(&self.control),
+            )));
+        }
+        let (servers, control) = (self.site.nodes.clone(), Rc::clone(&self.control));
+        following.push(Box::pin(follow_keys("keys".to_owned(), servers, control)));
+        let (servers, control) = (self.site.nodes.clone(), Rc::clone(&self.control));
+        let taking = follow_snapshots("snapshots".to_owned(), servers, control, plan.random.fork());
+        following.push(Box::pin(taking));
+        self.sim.client(subscribers, together(following));
         let consuming = (0..2).map(|n| {
             let (servers, control) = (self.site.nodes.clone(), Rc::clone(&self.control));
             consume(format!("c{n}"), servers, control, plan.random.fork())
@@ -220,7 +232,7 @@ impl World<'_> {
         let left = (healed + limit).saturating_sub(self.sim.elapsed());
         self.until("subscribers to be at the end", left, |world| {
             let positions = world.control.positions.borrow();
-            positions.len() == world.site.nodes.len() + 1 && positions.values().all(|at| *at >= highest)
+            positions.len() == world.site.nodes.len() + 2 && positions.values().all(|at| *at >= highest)
         })?;
         let well_after = self.sim.elapsed().saturating_sub(healed);
         self.until("writers to end", ENDS_WITHIN, |world| {
@@ -267,6 +279,15 @@ impl World<'_> {
         let seen = self.control.seen.take();
         for (name, events) in &seen {
             stream::check(&first, Seq::ZERO, events).map_err(|violation| broken(name, violation))?;
+        }
+        for shown in self.control.snapshots.take() {
+            shown
+                .judge(&first)
+                .map_err(|violation| broken("snapshots", violation))?;
+        }
+        for then in self.control.keys_then.take() {
+            then.judge(&first)
+                .map_err(|violation| broken("keys", violation))?;
         }
         let handled: Vec<Event> = self.control.handled.take().into_values().collect();
         stream::check(&first, Seq::ZERO, &handled).map_err(|violation| broken("consumers", violation))?;
