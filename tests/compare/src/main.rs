@@ -38,7 +38,7 @@ use work::{PAYLOAD, Plan, Session, Work};
 #[derive(Debug, Parser)]
 #[command(name = "scripts/compare")]
 struct Arguments {
-    /// Some twelve minutes for all, in place of some eighty: 3 rounds of 0.8 s, 100,000 events
+    /// Some ten minutes for all, in place of some eighty: 3 rounds of 0.8 s, 100,000 events
     #[arg(long, conflicts_with_all = ["seconds", "rounds", "events", "load_seconds"])]
     quick: bool,
     #[command(flatten)]
