@@ -197,14 +197,7 @@ pub struct EventRef<'a> {
 }
 
 impl<'a> EventRef<'a> {
-    /// Looks at one event in its wire form, the message `rdb.v1.Event`.
-    ///
-    /// # Errors
-    /// [`EventError::Batch`] when the bytes are not an event.
-    pub fn of(encoded: &'a [u8]) -> Result<Self, EventError> {
-        Ok(Self::read(encoded)?)
-    }
-
+    /// Reads one event.
     pub(crate) fn read(encoded: &'a [u8]) -> Result<Self, Malformed> {
         let mut event = Self {
             seq: Seq::ZERO,

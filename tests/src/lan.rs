@@ -124,8 +124,10 @@ impl Lan {
             run(&["ip", "-n", &machine, "link", "set", "lan", "up"])?;
             run(&["ip", "-n", &machine, "link", "set", "lo", "up"])?;
         }
-        // Whether packets can be dropped.
-        run(&["ip", "netns", "exec", &hub, "iptables", "-L", "-n"])
+        // Whether packets can be dropped, all or some.
+        let iptables = ["ip", "netns", "exec", &hub, "iptables"];
+        run(&[&iptables[..], &["-A", "INPUT"], &some("0.01"), &["-j", "DROP"]].concat())?;
+        run(&[&iptables[..], &["-F"]].concat())
     }
 
     /// From now on `to` gets nothing that `from` sends.
@@ -137,8 +139,7 @@ impl Lan {
     /// Of all that is sent to a machine, so much is lost, whatever comes.
     pub fn lose(&self, to: usize, percent: u64) {
         let chance = format!("0.{percent:02}");
-        let some = ["-m", "statistic", "--mode", "random", "--probability", &chance];
-        let rule = [&["INPUT"], &some[..], &["-j", "DROP"]].concat();
+        let rule = [&["INPUT"], &some(&chance)[..], &["-j", "DROP"]].concat();
         self.rule(to, "-A", &rule.into_iter().map(str::to_owned).collect::<Vec<_>>());
     }
 
@@ -173,6 +174,11 @@ impl Lan {
         all.extend(arguments.iter().map(String::as_str));
         run(&all).expect("rules can be changed, as they could before");
     }
+}
+
+/// The part of a rule that makes it hold for some packets only.
+const fn some(chance: &str) -> [&str; 6] {
+    ["-m", "statistic", "--mode", "random", "--probability", chance]
 }
 
 /// Runs a command. A signal to end this process ends the command instead, so that this one can take its namespaces away;

@@ -255,10 +255,14 @@ async fn retried(form: Form) -> Row {
 }
 
 async fn failing_disk(form: Form) -> Row {
-    let how = "each of the first 200 writes and syncs of a node fails, with EIO and with ENOSPC, and it starts again";
-    let found = match failing::run(form.part(failing::ASKED)).await {
-        Ok(found) => found,
-        Err(why) => return Row::not_run(FAILED, how, why.to_string()),
+    let how = "a write or sync of a node at work fails, with EIO or ENOSPC, each of 200 in the full form, and it starts again";
+    let mut task = JoinSet::new();
+    task.spawn(failing::run(form.part(failing::ASKED)));
+    let found = match task.join_next().await {
+        Some(Ok(Ok(found))) => found,
+        Some(Ok(Err(why))) => return Row::not_run(FAILED, how, why.to_string()),
+        Some(Err(panic)) => return Row::tried(FAILED, how, Vec::new(), (true, panic.to_string())),
+        None => return Row::not_run(FAILED, how, "its task is gone"),
     };
     let failing::Found {
         tried,

@@ -1,5 +1,8 @@
 //! What stands between a node and its machine, so that the machine can be told to misbehave while the node runs: one write or
 //! sync of its files fails, or its clock is off.
+//!
+//! What goes around the C library never fails here: claims of room (`fallocate`), names of files, and what sled writes back
+//! early (`sync_file_range`).
 
 use crate::preload::compile;
 use crate::process::Settings;
@@ -45,7 +48,8 @@ const FAIL_AT: u64 = 1;
 const ERROR: u64 = 2;
 const CALLS: u64 = 3;
 const FAILED: u64 = 4;
-const NUMBERS: u64 = 5;
+const LOOKS: u64 = 5;
+const NUMBERS: u64 = 6;
 
 const NUMBER_BYTES: u64 = 8;
 
@@ -101,6 +105,11 @@ impl Shim {
     pub fn set_clock(&self, later: Duration, earlier: Duration) {
         let us = |time: Duration| i64::try_from(time.as_micros()).expect("it is less than millennia");
         self.tell(CLOCK, us(later) - us(earlier));
+    }
+
+    /// How often the node has seen a time of day that is off.
+    pub fn looks(&self) -> i64 {
+        self.told(LOOKS)
     }
 
     fn tell(&self, number: u64, value: i64) {

@@ -3,6 +3,7 @@
 
 use super::arena::{Arena, names};
 use super::lasts;
+use crate::time::{pause, soon};
 use std::time::Duration;
 
 /// Longest time that clocks are off.
@@ -31,11 +32,24 @@ pub async fn strike(arena: &mut Arena) -> String {
     } else {
         (Duration::ZERO, jump)
     };
+    let before: i64 = victims.iter().map(|n| arena.cluster.shim(*n).looks()).sum();
     for n in &victims {
         arena.cluster.shim(*n).set_clock(later, earlier);
     }
     let limit = Duration::from_millis(arena.random.below(OFF_MS));
     lasts(limit).await;
+    let looks = |arena: &Arena| {
+        victims
+            .iter()
+            .map(|n| arena.cluster.shim(*n).looks())
+            .sum::<i64>()
+    };
+    let looking = async {
+        while looks(arena) == before {
+            pause().await;
+        }
+    };
+    soon("a node that looks at its clock", looking).await;
     for n in &victims {
         arena.cluster.shim(*n).set_clock(Duration::ZERO, Duration::ZERO);
     }

@@ -6,7 +6,7 @@
 //! | [`kill`] | SIGKILL: one node, both leaders, a majority, all, all again while they start |
 //! | [`power`] | all nodes lose what they had not synced, at one moment; etcd does not |
 //! | [`mod@pause`] | SIGSTOP of one leader or both, for up to three times their lease |
-//! | [`cut`] | packets are dropped: between members, one way or both, or to etcd |
+//! | [`cut`] | packets are dropped, all or some: between members, one way or both, or to etcd |
 //! | [`etcd`] | etcd is killed, or goes back to an older copy of its data |
 //! | [`mod@disk`] | a write or sync of one node fails, while it runs or starts |
 //! | [`clock`] | clocks jump by up to a day, and back |

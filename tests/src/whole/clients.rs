@@ -5,8 +5,8 @@ use crate::checkers::held::{KeysThen, Shown};
 use crate::random::Random;
 use crate::workload::{History, Observation, Operation, Placed, Sent, Ticks, Told};
 use rdb_client::{
-    Client, Consumer, ConsumerOptions, Event, EventKind, Expectation, Filter, Happened, KeyName, Message,
-    NewEvent, ReadOptions, Reason, Receipt, Seq, Start, Stored, Version,
+    Client, Consumer, ConsumerOptions, Event, EventKind, Expectation, Filter, Happened, KeyName, KeyThen,
+    Message, NewEvent, ReadOptions, Reason, Receipt, Seq, Start, Stored, Version,
 };
 use rdb_proto::types::EventId;
 use rdb_server::clock;
@@ -228,12 +228,22 @@ impl Writer {
         self.control.history.borrow_mut().observations.push(observation);
     }
 
-    /// Reads the keys that all share, as of one seq.
+    /// Reads the keys that all share, as of one seq, which is that of a linearizable read.
     async fn read_keys(&self, client: &Client) {
+        let sent = self.control.ticks.next();
         let names: Vec<KeyName> = (0..SHARED_KEYS)
             .map(|n| key_name(&format!("shared-{n}")))
             .collect();
         if let Ok(snapshot) = client.snapshot(&names, None).await {
+            let answered = self.control.ticks.next();
+            let seen = |then: &KeyThen| Observation {
+                key: then.name.key.as_str().to_owned(),
+                sent,
+                answered,
+                found: then.event.as_ref().map(|event| event.version),
+            };
+            let mut history = self.control.history.borrow_mut();
+            history.observations.extend(snapshot.keys.iter().map(seen));
             let keys = snapshot.keys.into_iter().map(|then| (then.name, then.event));
             self.control.keys_then.borrow_mut().push(KeysThen {
                 as_of: snapshot.as_of,

@@ -18,6 +18,7 @@ const BETWEEN_SNAPSHOTS_MS: u64 = 5_000;
 pub(super) async fn follow(name: String, servers: Vec<String>, control: Rc<Control>) -> turmoil::Result {
     let client = Client::connect(&servers)?;
     let subscription = client.subscribe(Start::After(Seq::ZERO), Filter::default());
+    control.seen.borrow_mut().insert(name.clone(), Vec::new());
     let mut following = Following::new(name, subscription, control);
     while !following.is_done() {
         if let Some(batch) = following.next().await? {

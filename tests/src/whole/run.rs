@@ -280,14 +280,21 @@ impl World<'_> {
         for (name, events) in &seen {
             stream::check(&first, Seq::ZERO, events).map_err(|violation| broken(name, violation))?;
         }
-        for shown in self.control.snapshots.take() {
+        let (snapshots, keys_then) = (self.control.snapshots.take(), self.control.keys_then.take());
+        if snapshots.is_empty() || keys_then.is_empty() {
+            let (snapshots, keys_then) = (snapshots.len(), keys_then.len());
+            return Err(format!(
+                "{snapshots} snapshots came to their end, {keys_then} reads of keys were answered"
+            ));
+        }
+        for shown in snapshots {
             shown
                 .judge(&first)
                 .map_err(|violation| broken("snapshots", violation))?;
         }
-        for then in self.control.keys_then.take() {
+        for then in keys_then {
             then.judge(&first)
-                .map_err(|violation| broken("keys", violation))?;
+                .map_err(|violation| broken("keys as of one seq", violation))?;
         }
         let handled: Vec<Event> = self.control.handled.take().into_values().collect();
         stream::check(&first, Seq::ZERO, &handled).map_err(|violation| broken("consumers", violation))?;
