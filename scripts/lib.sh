@@ -36,7 +36,7 @@ need() {
     if command -v "$command" >/dev/null; then return; fi
     if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
         say "${dim}installing $package (for $command)${plain}"
-        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >/dev/null; } ||
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get install -y -qq "$package" >/dev/null; } ||
             fail "$package cannot be installed" "install what gives you \`$command\`, and run this again"
     else
         fail "$command is not installed" "on Debian or Ubuntu: sudo apt-get install $package"
