@@ -34,6 +34,8 @@ pub struct Site {
     pub has_disks: bool,
     /// Before each node stands what can make its disk fail and its clock jump.
     pub has_shims: bool,
+    /// Etcd has three members, and not one.
+    pub has_three_etcds: bool,
     /// Where etcd is, when it is not one of the cluster's own.
     pub etcd: Option<String>,
 }
@@ -72,7 +74,8 @@ impl Cluster {
     /// The same where it is told to stand.
     pub async fn start_at(site: Site, nodes: usize, more: &[(&str, &str)]) -> Self {
         let host = site.lan.as_ref().map_or(Ipv4Addr::LOCALHOST, |_| lan::HUB);
-        let mut etcd = Etcd::stopped(host, site.directory.as_deref());
+        let members = if site.has_three_etcds { 3 } else { 1 };
+        let mut etcd = Etcd::stopped(host, site.directory.as_deref(), members);
         if site.etcd.is_none() {
             etcd.run().await;
         }

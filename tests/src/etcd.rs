@@ -53,19 +53,36 @@ pub fn settings_at(endpoint: String, name: &str) -> EtcdSettings {
     }
 }
 
-/// One etcd member.
+/// One etcd, of one member or of several.
 #[derive(Debug)]
 pub struct Etcd {
     data: TempDir,
     host: Ipv4Addr,
+    members: Vec<Member>,
+    /// `http`, or `https`.
+    scheme: &'static str,
+    flags: Vec<OsString>,
+}
+
+/// One member of it: its ports, and its process when it runs.
+#[derive(Debug)]
+struct Member {
     client: u16,
     peer: u16,
     /// Where it is asked, without TLS, whether it is well.
     health: u16,
-    /// `http`, or `https`.
-    scheme: &'static str,
-    flags: Vec<OsString>,
     child: Option<Child>,
+}
+
+impl Member {
+    fn new() -> Self {
+        Self {
+            client: free_port(),
+            peer: free_port(),
+            health: free_port(),
+            child: None,
+        }
+    }
 }
 
 impl Etcd {
@@ -76,7 +93,7 @@ impl Etcd {
 
     /// Starts one at this address, with its data below a directory of the caller's, if there is one.
     pub async fn start_at(host: Ipv4Addr, within: Option<&Path>) -> Self {
-        let mut etcd = Self::stopped(host, within);
+        let mut etcd = Self::stopped(host, within, 1);
         etcd.run().await;
         etcd
     }
@@ -89,7 +106,7 @@ impl Etcd {
             ("--key-file", signed.key),
             ("--trusted-ca-file", authority.certificate()),
         ];
-        let mut etcd = Self::stopped(Ipv4Addr::LOCALHOST, None);
+        let mut etcd = Self::stopped(Ipv4Addr::LOCALHOST, None, 1);
         etcd.scheme = "https";
         etcd.flags = files
             .into_iter()
@@ -109,17 +126,14 @@ impl Etcd {
         Some(etcd)
     }
 
-    /// One that does not run yet.
-    pub fn stopped(host: Ipv4Addr, within: Option<&Path>) -> Self {
+    /// One of so many members that does not run yet.
+    pub fn stopped(host: Ipv4Addr, within: Option<&Path>, members: usize) -> Self {
         Self {
             data: scratch(within),
             host,
-            client: free_port(),
-            peer: free_port(),
-            health: free_port(),
+            members: (0..members).map(|_| Member::new()).collect(),
             scheme: "http",
             flags: Vec::new(),
-            child: None,
         }
     }
 
@@ -138,47 +152,67 @@ impl Etcd {
         settings_at(self.endpoint(), name)
     }
 
-    /// host:port, as `ETCD` takes it.
+    /// host:port of every member, with commas between, as `ETCD` takes it.
     pub fn endpoint(&self) -> String {
-        format!("{}:{}", self.host, self.client)
+        let endpoints = self.ports().map(|port| format!("{}:{port}", self.host));
+        endpoints.collect::<Vec<_>>().join(",")
     }
 
-    /// Port that clients use.
-    pub fn port(&self) -> u16 {
-        self.client
+    /// Ports that clients use.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.members.iter().map(|member| member.client)
+    }
+
+    /// How many members it has.
+    pub fn members(&self) -> usize {
+        self.members.len()
     }
 
     fn data_dir(&self) -> PathBuf {
         self.data.path().join("etcd")
     }
 
-    /// Starts the process again, after [`Etcd::stop`].
+    /// Starts every member that does not run, and waits until all of them answer.
     pub async fn run(&mut self) {
-        let (client, peer) = (
-            format!("{}://{}:{}", self.scheme, self.host, self.client),
-            format!("http://{}:{}", self.host, self.peer),
-        );
-        let child = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(self.data_dir())
+        for n in 0..self.members.len() {
+            if self.members[n].child.is_none() {
+                self.members[n].child = Some(self.spawn(n));
+            }
+        }
+        for member in &self.members {
+            soon("an etcd that answers", self.answers(member)).await;
+        }
+    }
+
+    fn spawn(&self, n: usize) -> Child {
+        let client_url = format!("{}://{}:{}", self.scheme, self.host, self.members[n].client);
+        let peer_url = |member: &Member| format!("http://{}:{}", self.host, member.peer);
+        let all = self.members.iter().enumerate();
+        let all: Vec<String> = all
+            .map(|(n, member)| format!("e{}={}", n + 1, peer_url(member)))
+            .collect();
+        let peer_url = peer_url(&self.members[n]);
+        Command::new("etcd")
+            .args(["--name", &format!("e{}", n + 1), "--data-dir"])
+            .arg(self.data_dir().join(format!("e{}", n + 1)))
             .args([
                 "--listen-client-urls",
-                &client,
+                &client_url,
                 "--advertise-client-urls",
-                &client,
+                &client_url,
             ])
             .args([
                 "--listen-peer-urls",
-                &peer,
+                &peer_url,
                 "--initial-advertise-peer-urls",
-                &peer,
+                &peer_url,
             ])
             .args([
                 "--listen-metrics-urls",
-                &format!("http://{}:{}", self.host, self.health),
+                &format!("http://{}:{}", self.host, self.members[n].health),
             ])
             .args(&self.flags)
-            .args(["--initial-cluster", &format!("default={peer}")])
+            .args(["--initial-cluster", &all.join(",")])
             // The machine may be busy: a slow heartbeat is not what these cases are about.
             .args([
                 "--log-level",
@@ -193,22 +227,22 @@ impl Etcd {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("etcd is installed (Debian: etcd-server); scripts/test does it");
-        self.child = Some(child);
-        soon("an etcd that answers", self.answers()).await;
+            .expect("etcd is installed (Debian: etcd-server); scripts/test does it")
     }
 
     /// Starts the process again at an endpoint that nobody else knows, and returns it: what is changed there is
     /// changed behind everybody's back. [`Etcd::stop`] it before the next [`Etcd::run`].
     pub async fn run_elsewhere(&mut self) -> String {
-        let known = std::mem::replace(&mut self.client, free_port());
+        let known = std::mem::replace(&mut self.members[0].client, free_port());
         self.run().await;
-        format!("{}:{}", self.host, std::mem::replace(&mut self.client, known))
+        let elsewhere = self.endpoint();
+        self.members[0].client = known;
+        elsewhere
     }
 
-    async fn answers(&self) {
+    async fn answers(&self, member: &Member) {
         loop {
-            let address = SocketAddr::from((self.host, self.health));
+            let address = SocketAddr::from((self.host, member.health));
             let health = crate::process::try_get(address, "/health").await;
             if health.is_some_and(|(code, body)| code == 200 && body.contains("true")) {
                 return;
@@ -217,9 +251,9 @@ impl Etcd {
         }
     }
 
-    /// How many calls of a method of its key-value service it has answered.
+    /// How many calls of a method of its key-value service its first member has answered.
     pub async fn calls(&self, method: &str) -> u64 {
-        let address = SocketAddr::from((self.host, self.health));
+        let address = SocketAddr::from((self.host, self.members[0].health));
         let metrics = crate::process::try_get(address, "/metrics").await;
         let (_, text) = metrics.expect("etcd tells its metrics");
         let is_of = |line: &&str| {
@@ -236,19 +270,31 @@ impl Etcd {
         format!("{sum}").parse().expect("a count is whole")
     }
 
-    /// Kills the process; its data stays.
+    /// Kills every member; its data stays.
     pub async fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        for n in 0..self.members.len() {
+            self.stop_member(n).await;
+        }
+    }
+
+    /// Kills one member, if it runs; [`Etcd::run`] starts it again.
+    pub async fn stop_member(&mut self, n: usize) {
+        if let Some(mut child) = self.members[n].child.take() {
             child.kill().await.unwrap();
         }
     }
 
-    /// Sends the process a signal, such as SIGSTOP.
+    /// Sends every member a signal, such as SIGSTOP.
     pub fn signal(&self, signal: Signal) {
-        signal_to(
-            self.child.as_ref().and_then(Child::id).expect("etcd runs"),
-            signal,
-        );
+        for n in 0..self.members.len() {
+            self.signal_member(n, signal);
+        }
+    }
+
+    /// Sends one member a signal.
+    pub fn signal_member(&self, n: usize, signal: Signal) {
+        let child = self.members[n].child.as_ref();
+        signal_to(child.and_then(Child::id).expect("etcd runs"), signal);
     }
 
     /// Stops it, copies its data, and starts it again.

@@ -104,7 +104,7 @@ async fn strike(cluster: &mut Cluster, lan: &Lan, way: Way, victim: usize) {
         Way::Kill => cluster.kill(victim).await,
         Way::Pause => cluster.node(victim).signal(Signal::STOP),
         Way::Members => (0..3).filter(|n| *n != victim).for_each(|n| lan.part(victim, n)),
-        Way::Etcd => lan.cut_port(victim, cluster.etcd.port()),
+        Way::Etcd => lan.cut_ports(victim, cluster.etcd.ports()),
     }
 }
 

@@ -149,12 +149,14 @@ impl Lan {
         self.cut(Self::address(b), a);
     }
 
-    /// Cuts a machine off from a port of the hub, both ways.
-    pub fn cut_port(&self, n: usize, port: u16) {
-        let port = port.to_string();
-        for (chain, direction) in [("OUTPUT", "--dport"), ("INPUT", "--sport")] {
-            let rule = [chain, "-p", "tcp", direction, &port, "-j", "DROP"].map(str::to_owned);
-            self.rule(n, "-A", &rule);
+    /// Cuts a machine off from ports of the hub, both ways.
+    pub fn cut_ports(&self, n: usize, ports: impl IntoIterator<Item = u16>) {
+        for port in ports {
+            let port = port.to_string();
+            for (chain, direction) in [("OUTPUT", "--dport"), ("INPUT", "--sport")] {
+                let rule = [chain, "-p", "tcp", direction, &port, "-j", "DROP"].map(str::to_owned);
+                self.rule(n, "-A", &rule);
+            }
         }
     }
 

@@ -198,7 +198,7 @@ fn a_leader_that_is_cut_off_from_etcd_goes_on_until_its_seat_goes_to_another() {
         let key = key_of(&case.cluster.status().await, 0, 0);
         let mut api = case.cluster.api(case.victim).await;
         written(&mut api, &key).await;
-        lan.cut_port(case.victim, case.cluster.etcd.port());
+        lan.cut_ports(case.victim, case.cluster.etcd.ports());
         let read = api.read(&key).await.unwrap();
         assert_eq!(read.payload, "x".as_bytes(), "linearizable, without etcd");
         let watch = Stopwatch::start();
@@ -233,7 +233,7 @@ fn the_stream_goes_on_past_an_idle_seat_whose_leader_lost_etcd() {
         let mut api = cluster.api(writer).await;
         let key = key_of(&status, 0, 1);
         written(&mut api, &key).await;
-        lan.cut_port(victim, cluster.etcd.port());
+        lan.cut_ports(victim, cluster.etcd.ports());
         let watch = Stopwatch::start();
         let seq = api.write(&key, "past").await.unwrap().seq;
         cluster
@@ -261,7 +261,7 @@ fn a_controller_that_is_cut_off_from_etcd_stops_nobodys_writes() {
         let load = cluster.load(67);
         load.more(100).await;
         let victim = cluster.controller().await;
-        lan.cut_port(victim, cluster.etcd.port());
+        lan.cut_ports(victim, cluster.etcd.ports());
         for _ in 0..10 {
             let watch = Stopwatch::start();
             load.more(20).await;

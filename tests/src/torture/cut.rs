@@ -69,8 +69,14 @@ fn cut(lan: &Lan, arena: &mut Arena, victim: usize, way: u64) -> String {
             return format!("loses {percent} % of what is sent to it");
         }
         _ => {
-            lan.cut_port(victim, arena.cluster.etcd.port());
-            "cut off from etcd"
+            let ports: Vec<u16> = arena.cluster.etcd.ports().collect();
+            if ports.len() > 1 && arena.random.one_in(2) {
+                lan.cut_ports(victim, [ports[arena.random.position(ports.len())]]);
+                "cut off from one member of etcd"
+            } else {
+                lan.cut_ports(victim, ports);
+                "cut off from etcd"
+            }
         }
     };
     what.to_owned()
