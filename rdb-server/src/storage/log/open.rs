@@ -96,10 +96,11 @@ pub(super) fn recover(
 
 /// Entries up to this one were on stable storage, by all that is known.
 ///
-/// While a truncation is under way, what stood above it proves nothing: it is being removed.
+/// While a truncation is under way, what stood above it proves nothing: it is being removed. Only what is committed is
+/// never removed (6.3.2): a seat file that says so is damaged, whatever its check says.
 fn known_durable(walk: &Walk, strays: LogIndex, state: SeatState) -> LogIndex {
     match state.truncated_from {
-        Some(from) => from.previous(),
+        Some(from) => from.previous().max(state.commit),
         None => state.durable.max(state.commit).max(walk.noted).max(strays),
     }
 }

@@ -469,6 +469,40 @@ mod truncation {
         }
     }
 
+    /// No release writes such a seat file. Red when its check is taken for proof that it can be: opening panicked.
+    #[test]
+    fn a_truncation_of_committed_entries_is_damage() {
+        use crate::storage::seat_file::{Care, SeatFile, SeatState};
+
+        let directory = scratch();
+        let mut world = World::open(directory.path());
+        world.append(story(10));
+        world.log.note_commit(LogIndex(7));
+        world.log.close();
+        let mut seat_file = SeatFile::open(directory.path(), DATABASE, SEAT).unwrap();
+        let truncating = SeatState {
+            truncated_from: Some(LogIndex(7)),
+            ..seat_file.state()
+        };
+        assert_eq!(truncating.commit, LogIndex(7));
+        seat_file.write(truncating, Care::Both).unwrap();
+        drop(seat_file);
+
+        let alone = World::try_open(directory.path(), small(), Arc::new(RealDisk));
+        let refused = alone.err().unwrap();
+        assert!(matches!(refused, StorageError::Damaged { .. }), "{refused}");
+        let replicated = LogSettings {
+            is_replicated: true,
+            ..small()
+        };
+        let world = World::try_open(directory.path(), replicated, Arc::new(RealDisk)).unwrap();
+        assert_eq!(world.opened.last_index, LogIndex(6));
+        assert!(
+            world.opened.lost.is_some(),
+            "it may not vote for less than it had"
+        );
+    }
+
     #[test]
     fn a_reader_at_the_end_does_not_see_what_was_removed() {
         let directory = scratch();
