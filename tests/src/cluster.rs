@@ -13,6 +13,7 @@ use crate::time::{pause, soon};
 use crate::wire::Api;
 use crate::workload::Ticks;
 use crate::workload::writers::{Load, crew, record_of};
+use etcd_client::GetOptions;
 use rdb_proto::event::Event;
 use rdb_proto::types::KeyName;
 use rdb_proto::v1;
@@ -134,7 +135,11 @@ impl Cluster {
             self.disks.push(Disk::make(self.data.path(), &name).unwrap());
         }
         let etcd = self.site.etcd.clone();
-        let etcd = etcd.unwrap_or_else(|| self.etcd.endpoint());
+        // Each begins at another member: a node stays with one for as long as it answers.
+        let mut endpoints = self.etcd.endpoints();
+        let first = n % endpoints.len();
+        endpoints.rotate_left(first);
+        let etcd = etcd.unwrap_or_else(|| endpoints.join(","));
         let mut settings = Settings::new(&self.data_dir(n))
             .with("ETCD", &etcd)
             .with("NODE", &format!("n{}", n + 1))
@@ -317,18 +322,14 @@ impl Cluster {
 
     /// Which node is the controller, as etcd has it.
     pub async fn controller(&self) -> usize {
-        let read = async |key: &str| {
-            let text = self
-                .etcd
-                .ctl(&["get", "--prefix", "--print-value-only", key])
-                .await;
-            let values = text.lines().map(serde_json::from_str::<serde_json::Value>);
-            values.collect::<Result<Vec<_>, _>>().expect("values are JSON")
-        };
+        let mut kv = self.etcd.client().await.kv_client();
         let looking = async {
             loop {
-                let controller = read("/rdb/rdb/controller").await;
-                if let Some(id) = controller.first().and_then(|record| record["node"].as_u64()) {
+                let all = GetOptions::new().with_prefix();
+                let found = kv.get("/rdb/rdb/controller", Some(all)).await.unwrap();
+                let record = found.kvs().first().map(|kv| serde_json::from_slice(kv.value()));
+                let record: Option<serde_json::Value> = record.transpose().expect("values are JSON");
+                if let Some(id) = record.and_then(|record| record["node"].as_u64()) {
                     return id;
                 }
                 pause().await;

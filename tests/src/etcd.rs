@@ -4,6 +4,7 @@ use crate::authority::Authority;
 use crate::files::scratch;
 use crate::process::signal_to;
 use crate::time::soon;
+use etcd_client::Client;
 use rdb_server::coordination::etcd::EtcdSettings;
 use rustix::process::Signal;
 use std::ffi::OsString;
@@ -152,10 +153,15 @@ impl Etcd {
         settings_at(self.endpoint(), name)
     }
 
-    /// host:port of every member, with commas between, as `ETCD` takes it.
+    /// host:port of its only member, as `ETCD` takes it.
     pub fn endpoint(&self) -> String {
-        let endpoints = self.ports().map(|port| format!("{}:{port}", self.host));
-        endpoints.collect::<Vec<_>>().join(",")
+        assert_eq!(self.members(), 1, "it has several");
+        self.endpoints().join(",")
+    }
+
+    /// host:port of every member.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.ports().map(|port| format!("{}:{port}", self.host)).collect()
     }
 
     /// Ports that clients use.
@@ -230,14 +236,15 @@ impl Etcd {
             .expect("etcd is installed (Debian: etcd-server); scripts/test does it")
     }
 
-    /// Starts the process again at an endpoint that nobody else knows, and returns it: what is changed there is
-    /// changed behind everybody's back. [`Etcd::stop`] it before the next [`Etcd::run`].
-    pub async fn run_elsewhere(&mut self) -> String {
+    /// Starts its only member again at an endpoint that nobody else knows, and returns a client of it: what is changed
+    /// there is changed behind everybody's back. [`Etcd::stop`] it before the next [`Etcd::run`].
+    pub async fn run_elsewhere(&mut self) -> Client {
+        assert_eq!(self.members(), 1, "it has several");
         let known = std::mem::replace(&mut self.members[0].client, free_port());
         self.run().await;
-        let elsewhere = self.endpoint();
+        let client = self.client().await;
         self.members[0].client = known;
-        elsewhere
+        client
     }
 
     async fn answers(&self, member: &Member) {
@@ -251,8 +258,9 @@ impl Etcd {
         }
     }
 
-    /// How many calls of a method of its key-value service its first member has answered.
+    /// How many calls of a method of its key-value service its only member has answered.
     pub async fn calls(&self, method: &str) -> u64 {
+        assert_eq!(self.members(), 1, "it has several");
         let address = SocketAddr::from((self.host, self.members[0].health));
         let metrics = crate::process::try_get(address, "/metrics").await;
         let (_, text) = metrics.expect("etcd tells its metrics");
@@ -325,16 +333,11 @@ impl Etcd {
         std::fs::remove_dir_all(self.data_dir()).unwrap();
     }
 
-    /// Runs `etcdctl` and returns what it printed.
-    pub async fn ctl(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("etcdctl");
-        command
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.endpoint()])
-            .args(arguments);
-        let output = soon("etcdctl", command.output()).await.unwrap();
-        assert!(output.status.success(), "etcdctl {arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
+    /// A client that is nobody's node, without TLS.
+    pub async fn client(&self) -> Client {
+        soon("a client of etcd", Client::connect(self.endpoints(), None))
+            .await
+            .unwrap()
     }
 }
 

@@ -8,7 +8,7 @@ use rdb_tests::cluster::Cluster;
 use rdb_tests::machine::Machine;
 use rdb_tests::process::Settings;
 use rdb_tests::random::Random;
-use rdb_tests::time::{Stopwatch, maybe};
+use rdb_tests::time::{Stopwatch, maybe, soon};
 use rdb_tests::wire::{Said, assert_reason};
 use rdb_tests::workload::Ticks;
 use rdb_tests::workload::writers::{Load, crew, record_of};
@@ -193,9 +193,11 @@ async fn a_lost_lease_is_taken_anew() {
     cluster.until_led(true).await;
     let load = cluster.load(36);
     load.more(30).await;
-    let leases = cluster.etcd.ctl(&["lease", "list"]).await;
-    for lease in leases.lines().skip(1) {
-        cluster.etcd.ctl(&["lease", "revoke", lease.trim()]).await;
+    let mut etcd = cluster.etcd.client().await.lease_client();
+    let leases = soon("the leases", etcd.leases()).await.unwrap();
+    assert!(leases.leases().len() >= 3, "every node has one");
+    for lease in leases.leases() {
+        soon("a lease to end", etcd.revoke(lease.id())).await.unwrap();
         load.more(30).await;
     }
     cluster

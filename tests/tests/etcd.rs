@@ -1,7 +1,9 @@
 //! The coordinator of a cluster against a real etcd (DESIGN 5, 6.5): what nodes agree on, whatever becomes of etcd.
 #![cfg(test)]
 
-use etcd_client::{Client, CompactionOptions, GetOptions};
+use etcd_client::{
+    AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, DeleteOptions, GetOptions,
+};
 use rdb_proto::types::{Epoch, GroupId, NodeId, SeatId, Seq, Side, Timestamp};
 use rdb_server::coordination::etcd::{EtcdCoordinator, EtcdSettings, EtcdTls, connect};
 use rdb_server::coordination::{Allocation, CoordinationError, Coordinator, Restart, SeatKey, View};
@@ -30,11 +32,25 @@ const SEAT: SeatId = SeatId {
 /// and the txn, 2 s each, and some for a busy machine.
 const ALLOCATION_MAX: Duration = Duration::from_secs(8);
 
-/// A client that is nobody's node.
-async fn outsider(endpoint: &str) -> Client {
-    soon("a client of etcd", Client::connect([endpoint], None))
-        .await
-        .unwrap()
+/// What an operator does with an etcd that had no space left: removes these keys for good, and clears the alarm.
+async fn make_space(client: &Client, prefix: &str) {
+    let mut kv = client.kv_client();
+    let all = DeleteOptions::new().with_prefix();
+    let removed = kv.delete(prefix, Some(all)).await.unwrap();
+    let revision = removed.header().unwrap().revision();
+    let physically = CompactionOptions::new().with_physical();
+    kv.compact(revision, Some(physically)).await.unwrap();
+    let mut maintenance = client.maintenance_client();
+    maintenance.defragment().await.unwrap();
+    let told = maintenance.alarm(AlarmAction::Get, AlarmType::None, None);
+    for alarm in told.await.unwrap().alarms() {
+        let mut of_member = AlarmOptions::new();
+        of_member.with_member(alarm.member_id());
+        maintenance
+            .alarm(AlarmAction::Deactivate, alarm.alarm(), Some(of_member))
+            .await
+            .unwrap();
+    }
 }
 
 /// Names and number of writes of the keys below `prefix`, as etcd has them.
@@ -161,7 +177,7 @@ async fn three_nodes_that_start_at_once_make_one_database() {
     assert!(views.iter().all(|view| *view == views[0]), "{views:?}");
     let members = |group: &rdb_proto::types::Membership| (group.number, group.members.len());
     assert!(views[0].0.values().map(members).all(|it| it == (1, 3)));
-    let client = outsider(&etcd.endpoint()).await;
+    let client = etcd.client().await;
     let written = keys(&client, "/rdb/test/").await;
     let once = |name: &str| {
         let found = written
@@ -392,7 +408,7 @@ async fn a_lost_lease_is_replaced_without_a_restart() {
     holder(&two, Some(epoch)).await;
     let mut view = two.view();
     view.borrow_and_update();
-    revoke_lease(&outsider(&etcd.endpoint()).await, one.node_id()).await;
+    revoke_lease(&etcd.client().await, one.node_id()).await;
     let id = one.node_id();
     soon(
         "the node to be gone",
@@ -494,7 +510,7 @@ async fn the_counter_may_stand_elsewhere() {
         .await
         .unwrap();
     assert_eq!(allocate(&two, 1).await.first, Seq(6));
-    let outside = keys(&outsider(&etcd.endpoint()).await, "/elsewhere/").await;
+    let outside = keys(&etcd.client().await, "/elsewhere/").await;
     assert_eq!(outside.len(), 1, "{outside:?}");
 }
 
@@ -507,7 +523,7 @@ async fn a_counter_that_is_gone_is_not_begun_anew() {
     };
     let one = join(etcd.settings("n1")).await;
     allocate(&one, 10).await;
-    let client = outsider(&etcd.endpoint()).await;
+    let client = etcd.client().await;
     soon(
         "the counter to be deleted",
         client.kv_client().delete("/rdb/test/counter", None),
@@ -593,7 +609,7 @@ async fn changes_that_were_compacted_away_are_learned() {
     etcd.stop().await;
     shows(&node, "the problem to be told", |view| view.problem.is_some()).await;
     {
-        let client = outsider(&etcd.run_elsewhere().await).await;
+        let client = etcd.run_elsewhere().await;
         let mut kv = client.kv_client();
         let counter = kv.get("/rdb/test/counter", None).await.unwrap();
         let moved = counter.kvs()[0]
@@ -665,7 +681,7 @@ async fn an_etcd_that_went_back_and_caught_up_is_not_followed() {
     shows(&node, "the problem to be told", |view| view.problem.is_some()).await;
     etcd.restore(&backup);
     {
-        let client = outsider(&etcd.run_elsewhere().await).await;
+        let client = etcd.run_elsewhere().await;
         let mut kv = client.kv_client();
         for i in 0..200 {
             kv.put("/rdb/test/noise", i.to_string(), None).await.unwrap();
@@ -775,7 +791,7 @@ async fn an_etcd_that_is_almost_full_is_told_of_until_it_is_mended() {
             .iter()
             .any(|warning| warning.contains("20000000 bytes") || warning.contains("NOSPACE"))
     };
-    let outsider = outsider(&etcd.endpoint()).await;
+    let outsider = etcd.client().await;
     // Until it is told, or nothing more fits.
     for n in 0.. {
         let is_told = is_full(&one.view().borrow());
@@ -787,12 +803,7 @@ async fn an_etcd_that_is_almost_full_is_told_of_until_it_is_mended() {
     }
     shows(&one, "an etcd that is almost full", is_full).await;
     assert!(!is_full(&two.view().borrow()), "only the controller looks");
-    etcd.ctl(&["del", "--prefix", "fill"]).await;
-    let revision = outsider.kv_client().get("fill", None).await.unwrap();
-    let revision = revision.header().unwrap().revision();
-    etcd.ctl(&["compact", "--physical", &revision.to_string()]).await;
-    etcd.ctl(&["defrag"]).await;
-    etcd.ctl(&["alarm", "disarm"]).await;
+    soon("an operator", make_space(&outsider, "fill")).await;
     shows(&one, "an etcd that has space again", |view| !is_full(view)).await;
 }
 
@@ -806,14 +817,17 @@ async fn an_order_of_a_node_that_nobody_knows_any_more_is_forgotten() {
     placed(&node).await;
     let (own, departed) = (node.node_id(), NodeId(7));
     let to = |id: NodeId| format!("/rdb/test/leaving/{}", id.0);
+    let mut kv = etcd.client().await.kv_client();
     for id in [own, departed] {
-        etcd.ctl(&["put", &to(id), r#"{"format":1,"to":null}"#]).await;
+        let put = kv.put(to(id), r#"{"format":1,"to":null}"#, None);
+        soon("an order", put).await.unwrap();
     }
     shows(&node, "only the order of a node that is there", |view| {
         view.leaving.contains_key(&own) && !view.leaving.contains_key(&departed)
     })
     .await;
-    assert!(etcd.ctl(&["get", &to(departed)]).await.is_empty());
+    let left = soon("an order", kv.get(to(departed), None)).await.unwrap();
+    assert!(left.kvs().is_empty());
 }
 
 /// Members that changed since etcd was read are not taken back: what was committed since rests on the new ones.
@@ -837,10 +851,12 @@ async fn etcd_is_not_put_right_by_what_is_out_of_date() {
         }
     };
     let key = "/rdb/test/groups/0/members";
-    let mut members: serde_json::Value =
-        serde_json::from_str(&etcd.ctl(&["get", "--print-value-only", key]).await).unwrap();
+    let mut kv = etcd.client().await.kv_client();
+    let stored = soon("the members", kv.get(key, None)).await.unwrap();
+    let mut members: serde_json::Value = serde_json::from_slice(stored.kvs()[0].value()).unwrap();
     members["number"] = 2.into();
-    etcd.ctl(&["put", key, &members.to_string()]).await;
+    let put = kv.put(key, members.to_string(), None);
+    soon("other members", put).await.unwrap();
     session.restart(&restart(before.revision)).await.unwrap();
     let now = session.progress().await.unwrap();
     assert_eq!(now.members[&SEAT.group].number, 2);
