@@ -213,7 +213,7 @@ fn judged(
 }
 
 fn streamed_row(form: Form, streamed: &Torture) -> Row {
-    let how = "the follower of every node in the runs of `torture` above";
+    let how = "two followers at every node, one of which goes on at the next, in the runs of `torture` above";
     if streamed.times == 0 {
         return Row::not_run(STREAMED, how, "no fault was run");
     }

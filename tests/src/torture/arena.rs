@@ -1,4 +1,4 @@
-//! A cluster with clients at work and a follower at every node: what faults strike.
+//! A cluster with clients at work and followers at every node: what faults strike.
 
 use super::Options;
 use super::report::Report;
@@ -56,8 +56,13 @@ impl Arena {
         let groups = cluster.until_led(true).await.groups.len();
         let (upto, followed) = watch::channel(None);
         let mut followers = JoinSet::new();
-        for address in cluster.addresses() {
-            followers.spawn(Follower::default().follow_up_to(address, followed.clone()));
+        // One stays with its node; one begins there, and goes on at the next whenever its stream ends.
+        let mut all = cluster.addresses();
+        for _ in 0..options.nodes {
+            for nodes in [vec![all[0]], all.clone()] {
+                followers.spawn(Follower::default().follow_up_to(nodes, followed.clone()));
+            }
+            all.rotate_left(1);
         }
         let ticks = Arc::default();
         let writers = crew(WRITERS, &mut random, &ticks);
@@ -167,7 +172,7 @@ impl Arena {
         soon("the whole stream", reading).await
     }
 
-    /// Ends it: all that was ever told holds, every node shows the same stream, and showed it to its follower all along.
+    /// Ends it: all that was ever told holds, every node shows the same stream, and showed it to its followers all along.
     /// Whether that is so.
     pub async fn close(mut self, report: &mut Report) -> bool {
         let load = self.load.take().expect("clients are at work");

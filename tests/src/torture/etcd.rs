@@ -34,24 +34,24 @@ async fn killed(arena: &mut Arena) -> String {
     format!("{} killed, away for {limit:?}", members_of(&members))
 }
 
-/// A majority is left: nobody has to wait for the one that is gone.
+/// A majority is left: once it has a leader, writes go on.
 async fn member_killed(arena: &mut Arena) -> String {
     let n = arena.random.position(arena.cluster.etcd.members());
     arena.cluster.etcd.stop_member(n).await;
-    arena.some_events().await;
     let limit = away(arena).await;
+    arena.some_events().await;
     arena.cluster.etcd.run().await;
-    format!("{} killed, away for {limit:?} more", members_of(&[n]))
+    format!("{} killed, away for {limit:?} and some events", members_of(&[n]))
 }
 
 /// Connections to it stay, and nobody answers on them.
 async fn member_paused(arena: &mut Arena) -> String {
     let n = arena.random.position(arena.cluster.etcd.members());
     arena.cluster.etcd.signal_member(n, Signal::STOP);
-    arena.some_events().await;
     let limit = away(arena).await;
+    arena.some_events().await;
     arena.cluster.etcd.signal_member(n, Signal::CONT);
-    format!("{} stood still for {limit:?} more", members_of(&[n]))
+    format!("{} stood still for {limit:?} and some events", members_of(&[n]))
 }
 
 async fn away(arena: &mut Arena) -> Duration {

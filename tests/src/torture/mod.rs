@@ -1,5 +1,5 @@
 //! Whole clusters of real processes under one fault after the other: which comes next, and whom it strikes, is drawn
-//! from a seed. Clients write and read all the time, every node is followed, and the checkers judge after every round.
+//! from a seed. Clients write and read all the time, each node is followed, and the checkers judge after every round.
 //!
 //! | fault | what happens |
 //! |---|---|
@@ -50,7 +50,7 @@ pub enum Fault {
     Pause,
     /// Machines do not hear each other.
     Cut,
-    /// Etcd dies, or goes back.
+    /// Etcd dies, loses members, or goes back.
     Etcd,
     /// A write or sync fails.
     Disk,
@@ -92,7 +92,7 @@ impl Fault {
             }
             Self::Pause => "SIGSTOP of one leader or both, for up to three times the lease",
             Self::Cut => "packets dropped between members, one way or both, or to etcd, all of them or some",
-            Self::Etcd => "etcd killed, whole or members of it, one of them stopped, or put back to an older copy",
+            Self::Etcd => "etcd, or members of it, killed or standing still, or put back to an older copy",
             Self::Disk => "one write or sync of one node fails, at any of 200 calls, while it runs or starts",
             Self::Clock => "the clocks of one leader, both or all jump by up to a day, and back",
         }
@@ -189,6 +189,12 @@ pub async fn run(options: &Options, lan: Result<Lan, String>, directory: &Path, 
             has_three_etcds: random.one_in(2),
             ..site.clone()
         };
+        let members = if site.has_three_etcds {
+            "three members"
+        } else {
+            "one member"
+        };
+        say(&format!("a new cluster, its etcd of {members}"));
         let mut arena = Arena::open(options, &site, random.fork()).await;
         let mut rounds = 0;
         while !is_over(report.rounds) && rounds < ROUNDS_MAX && arena.acknowledged() < EVENTS_MAX {

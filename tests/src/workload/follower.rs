@@ -1,4 +1,4 @@
-//! A subscriber that goes on where it was whenever its node comes back.
+//! A subscriber that goes on where it was, when its node comes back or at another.
 
 use crate::checkers::{Verdict, Violation, marks, stream};
 use crate::time::pause;
@@ -8,7 +8,7 @@ use rdb_proto::types::Seq;
 use std::net::SocketAddr;
 use tokio::sync::watch;
 
-/// Follows the stream by one node, from the beginning, over all of its starts.
+/// Follows the stream from the beginning, over all starts of nodes.
 #[derive(Debug, Default)]
 pub struct Follower {
     /// Last seq of an event or of a mark.
@@ -26,10 +26,14 @@ impl Follower {
         self
     }
 
-    /// Follows, also over times when the node is away, until there is a last seq and it is reached.
-    pub async fn follow_up_to(mut self, address: SocketAddr, upto: watch::Receiver<Option<u64>>) -> Self {
-        while !self.is_done(&upto) {
-            if let Ok(mut api) = Api::try_connect(address).await {
+    /// Follows, also over times when a node is away, until there is a last seq and it is reached. Whenever its stream ends,
+    /// it goes on at the next of these nodes, and after the last at the first.
+    pub async fn follow_up_to(mut self, nodes: Vec<SocketAddr>, upto: watch::Receiver<Option<u64>>) -> Self {
+        for node in nodes.iter().cycle() {
+            if self.is_done(&upto) {
+                break;
+            }
+            if let Ok(mut api) = Api::try_connect(*node).await {
                 self.piece(&mut api, &upto).await;
             }
             pause().await;
