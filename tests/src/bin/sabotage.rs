@@ -121,15 +121,37 @@ async fn by_simulation(mutation: &Mutation, program: &Path) -> io::Result<(Verdi
     })
 }
 
+/// How often a case is run that does not notice: processes die at moments that no seed draws.
+const TRIES: u32 = 5;
+
 /// Whether the case that guards the promise notices it.
 fn by_case(mutation: &Mutation, bin_dir: &Path) -> io::Result<(Verdict, String)> {
-    let verdict = match colour(mutation, bin_dir, true)? {
+    let (mut colour_of_mistake, mut tries) = (Colour::Green, 0);
+    while colour_of_mistake == Colour::Green && tries < TRIES {
+        colour_of_mistake = colour(mutation, bin_dir, true)?;
+        tries += 1;
+    }
+    let verdict = match colour_of_mistake {
         Colour::Green => Verdict::Missed,
         Colour::NotRun => Verdict::NotRun,
-        Colour::Red if colour(mutation, bin_dir, false)? == Colour::Green => Verdict::Noticed,
+        Colour::Red if is_green_without(mutation, bin_dir, tries)? => Verdict::Noticed,
         Colour::Red => Verdict::RedAnyway,
     };
-    Ok((verdict, format!("{}: {}", mutation.test, mutation.case)))
+    let mut by = format!("{}: {}", mutation.test, mutation.case);
+    if tries > 1 {
+        by = format!("{by}, run {tries} times");
+    }
+    Ok((verdict, by))
+}
+
+/// Whether the case is green without the mutation as often as it was run with it: one that is red now and then says nothing.
+fn is_green_without(mutation: &Mutation, bin_dir: &Path, tries: u32) -> io::Result<bool> {
+    for _ in 0..tries {
+        if colour(mutation, bin_dir, false)? != Colour::Green {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// How the case ends, with the mutation or without.
