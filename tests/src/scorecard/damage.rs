@@ -101,7 +101,7 @@ struct Specimen {
 
 impl Specimen {
     fn new() -> Self {
-        const ENTRIES: u64 = 40;
+        const ENTRIES: u64 = 48;
         let directory = scratch();
         let entries: Vec<Arc<Entry>> = (1..=ENTRIES).map(|n| Arc::new(entry(n))).collect();
         let (told, events) = channel();
