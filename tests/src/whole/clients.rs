@@ -5,8 +5,8 @@ use crate::checkers::held::{KeysThen, Shown};
 use crate::random::Random;
 use crate::workload::{History, Observation, Operation, Placed, Sent, Ticks, Told};
 use rdb_client::{
-    Client, Consumer, ConsumerOptions, Event, EventKind, Expectation, Filter, Happened, KeyName, KeyThen,
-    Message, NewEvent, ReadOptions, Reason, Receipt, Seq, Start, Stored, Version,
+    Client, Consumer, ConsumerOptions, Error, Event, EventKind, Expectation, Filter, Happened, KeyName,
+    KeyThen, Message, NewEvent, ReadOptions, Reason, Receipt, Seq, Start, Stored, Version,
 };
 use rdb_proto::types::EventId;
 use rdb_server::clock;
@@ -89,7 +89,9 @@ impl Writer {
             if self.random.one_in(4) {
                 self.read(&client).await;
             } else if self.random.one_in(8) {
-                self.read_keys(&client).await;
+                if let Err(error) = read_keys(&client, &self.control).await {
+                    tracing::info!(client = self.name, %error, "keys not read");
+                }
             } else {
                 self.write(&client).await;
             }
@@ -227,34 +229,34 @@ impl Writer {
         };
         self.control.history.borrow_mut().observations.push(observation);
     }
+}
 
-    /// Reads the keys that all share, as of one seq, which is that of a linearizable read.
-    async fn read_keys(&self, client: &Client) {
-        let sent = self.control.ticks.next();
-        let names: Vec<KeyName> = (0..SHARED_KEYS)
-            .map(|n| key_name(&format!("shared-{n}")))
-            .collect();
-        if let Ok(snapshot) = client.snapshot(&names, None).await {
-            let answered = self.control.ticks.next();
-            let seen = |then: &KeyThen| Observation {
-                key: then.name.key.as_str().to_owned(),
-                sent,
-                answered,
-                found: then.event.as_ref().map(|event| event.version),
-            };
-            let mut history = self.control.history.borrow_mut();
-            history.observations.extend(snapshot.keys.iter().map(seen));
-            let keys = snapshot.keys.into_iter().map(|then| (then.name, then.event));
-            self.control.keys_then.borrow_mut().push(KeysThen {
-                as_of: snapshot.as_of,
-                keys: keys.collect(),
-            });
-        }
-    }
+/// Reads the keys that all share, as of one seq, which is that of a linearizable read.
+async fn read_keys(client: &Client, control: &Control) -> Result<(), Error> {
+    let sent = control.ticks.next();
+    let names: Vec<KeyName> = (0..SHARED_KEYS)
+        .map(|n| key_name(&format!("shared-{n}")))
+        .collect();
+    let snapshot = client.snapshot(&names, None).await?;
+    let answered = control.ticks.next();
+    let seen = |then: &KeyThen| Observation {
+        key: then.name.key.as_str().to_owned(),
+        sent,
+        answered,
+        found: then.event.as_ref().map(|event| event.version),
+    };
+    let mut history = control.history.borrow_mut();
+    history.observations.extend(snapshot.keys.iter().map(seen));
+    let keys = snapshot.keys.into_iter().map(|then| (then.name, then.event));
+    control.keys_then.borrow_mut().push(KeysThen {
+        as_of: snapshot.as_of,
+        keys: keys.collect(),
+    });
+    Ok(())
 }
 
 /// Writes the last event, after everything that was still on its way has arrived: whatever is stored in spite of what its
-/// client was told is before it.
+/// client was told is before it. Then keys are read as of one seq, which nothing prevents any more.
 pub(super) async fn fence(servers: Vec<String>, control: Rc<Control>) -> turmoil::Result {
     clock::sleep(ARRIVES_WITHIN).await;
     let client = Client::connect(&servers)?;
@@ -283,6 +285,7 @@ pub(super) async fn fence(servers: Vec<String>, control: Rc<Control>) -> turmoil
             placed: vec![placed],
         },
     });
+    read_keys(&client, &control).await?;
     control.upto.set(Some(stored.seq));
     Ok(())
 }

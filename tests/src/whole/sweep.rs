@@ -16,6 +16,9 @@ use tokio::task::JoinSet;
 /// How long a run may take. One that takes longer hangs.
 const RUN_WITHIN: Duration = Duration::from_mins(10);
 
+/// After so many runs it is said how far it is.
+const SAID_AFTER: u64 = 100;
+
 /// What many runs came to.
 #[derive(Debug, Default)]
 pub struct Sum {
@@ -145,6 +148,13 @@ pub async fn sweep(program: &Path, wanted: Wanted<'_>) -> io::Result<Sum> {
         };
         let (seed, done) = ended.map_err(io::Error::other)?;
         sum.add(seed, done);
+        if sum.runs.is_multiple_of(SAID_AFTER) {
+            let (runs, broken) = (sum.runs, sum.violations.len());
+            say(&format!(
+                "{runs} runs, {} to go, {broken} violations",
+                waiting.clone().count()
+            ));
+        }
     }
 }
 
