@@ -127,7 +127,7 @@ async fn torture_rows(form: Form, streamed: &mut Torture) -> Vec<Row> {
     let killed = torture(
         "kill",
         (form.part(300), form.part(1_000_000)),
-        minutes(45, 180, form),
+        minutes(30, 180, form),
     )
     .await;
     rows.push(judged(KILLS, "kill", killed, streamed, &|of| {
@@ -140,7 +140,7 @@ async fn torture_rows(form: Form, streamed: &mut Torture) -> Vec<Row> {
     rows.push(judged(POWER, "power", lost_power, streamed, &|of| {
         vec![count("cycles", of.times, 200)]
     }));
-    let paused = torture("pause", (form.part(100), 0), minutes(60, 60, form)).await;
+    let paused = torture("pause", (form.part(100), 0), minutes(45, 60, form)).await;
     rows.push(judged(PAUSED, "pause", paused, streamed, &|of| {
         vec![count("pauses", of.times, 100)]
     }));
@@ -345,7 +345,7 @@ async fn simulated(form: Form) -> Row {
     // A seed takes 49 simulated seconds on average: these are 60 hours, and some.
     let seeds = form.part(5_000);
     let first = new_seed(1_000_000_000);
-    let (range, limit) = (format!("{first}..{}", first + seeds), minutes(45, 60, form));
+    let (range, limit) = (format!("{first}..{}", first + seeds), minutes(30, 60, form));
     let seconds = limit.as_secs().to_string();
     let printed = tools::run(
         "sim",
@@ -379,7 +379,7 @@ async fn whole(form: Form) -> Row {
     let how = "`whole sweep`: clusters of server and client as they are in one thread, from seeds";
     let seeds = form.part(3_000);
     let first = new_seed(1_000_000_000);
-    let (range, limit) = (format!("{first}..{}", first + seeds), minutes(45, 180, form));
+    let (range, limit) = (format!("{first}..{}", first + seeds), minutes(30, 180, form));
     let seconds = limit.as_secs().to_string();
     let words = ["sweep", "--seeds", &range, "--seconds", &seconds, "-o", "json"];
     let printed = tools::run("whole", &words, limit * 2).await;
@@ -445,7 +445,7 @@ fn damaged(form: Form) -> Row {
 
 async fn fuzz(form: Form) -> Row {
     let targets = u64::try_from(crate::fuzz::TARGETS.len()).unwrap();
-    let each = minutes(4, 2, form);
+    let each = minutes(3, 2, form);
     let seconds = each.as_secs().to_string();
     let how = format!("`fuzz run`: {targets} targets, kept inputs and changes of them, {seconds} s each");
     let limit = each * u32::try_from(targets).unwrap() + Duration::from_mins(2);
