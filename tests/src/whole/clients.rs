@@ -303,19 +303,23 @@ pub(super) async fn consume(
         ..ConsumerOptions::default()
     };
     while !control.is_consumed() {
+        let done = control.acknowledged_upto.get();
         // One that another has is waited for; what else goes wrong passes.
         if let Ok(consumer) = client.consume(SUBSCRIPTION, options.clone()).await {
             tracing::debug!(name, position = ?consumer.position(), "claimed");
-            consume_for_a_while(&name, consumer, &control, &mut random).await?;
+            consume_for_a_while(&name, consumer, done, &control, &mut random).await?;
         }
         clock::sleep(Duration::from_millis(100)).await;
     }
     Ok(())
 }
 
+/// `done`: what was acknowledged before the claim, which does not come again. What another acknowledges later may: who was
+/// fenced gets what is on its way until it hears of it.
 async fn consume_for_a_while(
     name: &str,
     mut consumer: Consumer,
+    mut done: Seq,
     control: &Control,
     random: &mut Random,
 ) -> turmoil::Result {
@@ -330,7 +334,6 @@ async fn consume_for_a_while(
                 seq
             }
             Some(Ok(Message::Events(batch))) => {
-                let done = control.acknowledged_upto.get();
                 tracing::debug!(name, ?batch, "consumed");
                 for event in batch.decode()? {
                     if event.seq <= done {
@@ -348,6 +351,7 @@ async fn consume_for_a_while(
         };
         if random.one_in(2) && consumer.acknowledge(at).await.is_ok() {
             tracing::debug!(name, %at, "acknowledged");
+            done = done.max(at);
             control
                 .acknowledged_upto
                 .set(control.acknowledged_upto.get().max(at));
